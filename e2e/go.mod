@@ -1,0 +1,15 @@
+module leafcutter/e2e
+
+go 1.26.0
+
+require (
+	leafcutter/schemas v0.0.0
+	leafcutter/pkg v0.0.0
+	leafcutter/ingest-api/client v0.0.0
+)
+
+replace (
+	leafcutter/schemas => ../schemas
+	leafcutter/pkg => ../pkg
+	leafcutter/ingest-api/client => ../ingest-api/client
+)

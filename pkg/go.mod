@@ -1,0 +1,11 @@
+module leafcutter/pkg
+
+go 1.26.0
+
+require (
+	leafcutter/schemas v0.0.0
+)
+
+replace (
+	leafcutter/schemas => ../schemas
+)

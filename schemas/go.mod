@@ -1,0 +1,3 @@
+module leafcutter/schemas
+
+go 1.26.0

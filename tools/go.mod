@@ -1,0 +1,3 @@
+module leafcutter/tools
+
+go 1.26.0
