@@ -1,0 +1,135 @@
+package manifest
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+
+	"leafcutter/schemas"
+)
+
+// Bounds within which a manifest makes sense.
+const (
+	maxSide       = 8192
+	maxClasses    = 10_000
+	maxCandidates = 100_000
+	maxBoxes      = 1_000 // about 100 bytes of JSON each: a page's record stays far under a broker's limit of 1 MB
+)
+
+// Validate reports every fault at once. What the family makes of Options is
+// the family's to check.
+func (m Manifest) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if !schemas.IsModelName(m.Name) {
+		fault("name: %.80q, must be 1 to 64 of a-z, 0-9, _ and -", m.Name)
+	}
+	if m.Version == "" {
+		fault("version: missing")
+	}
+	if m.File == "" || !filepath.IsLocal(m.File) {
+		fault("file: %q, must be a path within the model's folder", m.File)
+	}
+	if b, err := hex.DecodeString(m.SHA256); err != nil || len(b) != 32 || hex.EncodeToString(b) != m.SHA256 {
+		fault("sha256: %q, must be 64 lower-case hex digits", m.SHA256)
+	}
+	if m.Family == "" {
+		fault("family: missing")
+	}
+	if m.Provider != "cpu" {
+		fault("provider: %q, must be cpu", m.Provider)
+	}
+	faults = append(faults, m.Input.validate()...)
+	faults = append(faults, m.validateClasses()...)
+	if !(m.ScoreFloor > 0 && m.ScoreFloor < 1) {
+		fault("score_floor: %v, must be above 0 and below 1", m.ScoreFloor)
+	}
+	faults = append(faults, m.NMS.validate()...)
+	return errors.Join(faults...)
+}
+
+func (in Input) validate() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if in.Name == "" {
+		fault("input.name: missing")
+	}
+	if in.Width < 1 || in.Width > maxSide {
+		fault("input.width: %d, must be 1 to %d", in.Width, maxSide)
+	}
+	if in.Height < 1 || in.Height > maxSide {
+		fault("input.height: %d, must be 1 to %d", in.Height, maxSide)
+	}
+	if in.Resize != "area" {
+		fault("input.resize: %q, must be area", in.Resize)
+	}
+	if in.Channels != "rgb" && in.Channels != "bgr" {
+		fault("input.channels: %q, must be rgb or bgr", in.Channels)
+	}
+	for c := range in.Mean {
+		if math.IsNaN(in.Mean[c]) || math.IsInf(in.Mean[c], 0) {
+			fault("input.mean[%d]: %v, must be finite", c, in.Mean[c])
+		}
+		if !(in.Std[c] > 0) || math.IsInf(in.Std[c], 0) {
+			fault("input.std[%d]: %v, must be above 0", c, in.Std[c])
+		}
+	}
+	return faults
+}
+
+func (m Manifest) validateClasses() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if len(m.Classes) == 0 || len(m.Classes) > maxClasses {
+		fault("classes: %d, must be 1 to %d", len(m.Classes), maxClasses)
+	}
+	seen := make(map[string]bool)
+	for i, c := range m.Classes {
+		if c == "" || c == schemas.AllClasses {
+			fault("classes[%d]: %q is not a class name", i, c)
+		}
+		if seen[c] {
+			fault("classes[%d]: %q appears twice", i, c)
+		}
+		seen[c] = true
+	}
+	if _, ok := m.Thresholds[schemas.AllClasses]; !ok {
+		fault("thresholds: %q missing: it stands for every class that is not named", schemas.AllClasses)
+	}
+	named := make([]string, 0, len(m.Thresholds))
+	for c := range m.Thresholds {
+		named = append(named, c)
+	}
+	slices.Sort(named)
+	for _, c := range named {
+		if c != schemas.AllClasses && !seen[c] {
+			fault("thresholds: %q is not one of the classes", c)
+		}
+		if t := m.Thresholds[c]; !(t >= m.ScoreFloor && t <= 1) {
+			fault("thresholds: %q: %v, must be between the score floor %v and 1", c, t, m.ScoreFloor)
+		}
+	}
+	return faults
+}
+
+func (n NMS) validate() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if !(n.IoU > 0 && n.IoU <= 1) {
+		fault("nms.iou: %v, must be above 0 and at most 1", n.IoU)
+	}
+	if !(n.CrossClassIoU > 0 && n.CrossClassIoU <= 1) {
+		fault("nms.cross_class_iou: %v, must be above 0 and at most 1 (1 keeps boxes of different classes apart)", n.CrossClassIoU)
+	}
+	if n.Candidates < 1 || n.Candidates > maxCandidates {
+		fault("nms.candidates: %d, must be 1 to %d", n.Candidates, maxCandidates)
+	}
+	if n.MaxBoxes < 1 || n.MaxBoxes > maxBoxes {
+		fault("nms.max_boxes: %d, must be 1 to %d", n.MaxBoxes, maxBoxes)
+	}
+	return faults
+}

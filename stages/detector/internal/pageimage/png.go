@@ -1,0 +1,199 @@
+package pageimage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/klauspost/compress/zlib"
+)
+
+const (
+	signature = "\x89PNG\r\n\x1a\n"
+
+	colorGrey = 0
+	colorRGB  = 2
+)
+
+// PNG reads page images one after another and keeps its buffers between them.
+// The zero value is ready. It is not for concurrent use: keep one per page in
+// flight.
+type PNG struct {
+	width, height int
+	bpp           int // bytes a pixel: 1 grey, 3 RGB
+
+	in      idat
+	inflate io.ReadCloser
+	// cur and prev hold a filter byte and then a row, after seven bytes so
+	// that the pixels lie at a multiple of eight.
+	cur, prev []byte
+	rgb       []byte // the row handed out, where the file is grey
+	y         int
+}
+
+// Open starts reading a page image. data must stay unchanged until the last
+// row was read. maxPixels bounds width × height, before anything is allocated
+// for them.
+func (p *PNG) Open(data []byte, maxPixels int) error {
+	if !bytes.HasPrefix(data, []byte(signature)) {
+		return fmt.Errorf("%w: not a PNG", ErrFormat)
+	}
+	p.in = idat{rest: data[len(signature):]}
+	kind, head, err := p.in.chunk()
+	if err != nil {
+		return err
+	}
+	if kind != "IHDR" || len(head) != 13 {
+		return fmt.Errorf("%w: no image header", ErrDamaged)
+	}
+	width, height := binary.BigEndian.Uint32(head), binary.BigEndian.Uint32(head[4:])
+	if width == 0 || height == 0 || width > 1<<30 || height > 1<<30 {
+		return fmt.Errorf("%w: %d × %d pixels", ErrDamaged, width, height)
+	}
+	if uint64(width)*uint64(height) > uint64(maxPixels) {
+		return fmt.Errorf("%w: %d × %d pixels, at most %d in all", ErrTooLarge, width, height, maxPixels)
+	}
+	switch depth, colour, interlace := head[8], head[9], head[12]; {
+	case depth == 8 && colour == colorRGB && interlace == 0:
+		p.bpp = 3
+	case depth == 8 && colour == colorGrey && interlace == 0:
+		p.bpp = 1
+	default:
+		return fmt.Errorf("%w: PNG of bit depth %d, colour type %d, interlace %d; want 8 bits grey or RGB, not interlaced",
+			ErrFormat, depth, colour, interlace)
+	}
+	p.width, p.height, p.y = int(width), int(height), 0
+
+	if r, ok := p.inflate.(zlib.Resetter); ok {
+		err = r.Reset(&p.in, nil)
+	} else {
+		p.inflate, err = zlib.NewReader(&p.in)
+	}
+	if err != nil {
+		return damaged("start of pixels", err)
+	}
+	stride := p.width * p.bpp
+	p.cur, p.prev = sized(p.cur, 8+stride), sized(p.prev, 8+stride)
+	clear(p.cur) // Next swaps first: this is the row above the first
+	if p.bpp == 1 {
+		p.rgb = sized(p.rgb, 3*p.width)
+	}
+	return nil
+}
+
+// Size is the width and height in pixels.
+func (p *PNG) Size() (width, height int) { return p.width, p.height }
+
+// Next is the next row, packed RGB.
+func (p *PNG) Next() ([]byte, error) {
+	if p.y >= p.height {
+		return nil, fmt.Errorf("%w: row %d of %d asked for", ErrDamaged, p.y, p.height)
+	}
+	p.y++
+	p.cur, p.prev = p.prev, p.cur
+	if _, err := io.ReadFull(p.inflate, p.cur[7:]); err != nil {
+		return nil, damaged("pixels", err)
+	}
+	row := p.cur[8:]
+	if !unfilter(p.cur[7], row, p.prev[8:], p.bpp) {
+		return nil, fmt.Errorf("%w: row %d has filter %d", ErrDamaged, p.y-1, p.cur[7])
+	}
+	if p.y == p.height {
+		// Reading on to the end of the stream is what checks its sum.
+		var more [1]byte
+		if n, err := p.inflate.Read(more[:]); n != 0 || !errors.Is(err, io.EOF) {
+			if n != 0 {
+				err = errors.New("more pixels than the header says")
+			}
+			return nil, damaged("end of pixels", err)
+		}
+	}
+	if p.bpp == 3 {
+		return row, nil
+	}
+	for x, v := range row {
+		p.rgb[3*x], p.rgb[3*x+1], p.rgb[3*x+2] = v, v, v
+	}
+	return p.rgb, nil
+}
+
+func damaged(what string, err error) error {
+	if errors.Is(err, ErrDamaged) {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrDamaged, what, err)
+}
+
+func sized(b []byte, n int) []byte {
+	if cap(b) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
+}
+
+// idat is the concatenation of a file's IDAT chunks as a byte stream.
+type idat struct {
+	rest []byte // of the file, after the current chunk
+	cur  []byte // of the current IDAT
+	done bool
+}
+
+// chunk takes the next chunk off the file and checks its sum.
+func (d *idat) chunk() (kind string, body []byte, err error) {
+	if len(d.rest) < 12 {
+		return "", nil, fmt.Errorf("%w: ends within a chunk", ErrDamaged)
+	}
+	n := binary.BigEndian.Uint32(d.rest)
+	if uint64(n)+12 > uint64(len(d.rest)) {
+		return "", nil, fmt.Errorf("%w: ends within a chunk", ErrDamaged)
+	}
+	body = d.rest[8 : 8+n]
+	if crc32.ChecksumIEEE(d.rest[4:8+n]) != binary.BigEndian.Uint32(d.rest[8+n:]) {
+		return "", nil, fmt.Errorf("%w: chunk with a wrong sum", ErrDamaged)
+	}
+	kind = string(d.rest[4:8])
+	d.rest = d.rest[12+n:]
+	return kind, body, nil
+}
+
+// fill makes cur non-empty, or says io.EOF after the last IDAT.
+func (d *idat) fill() error {
+	for len(d.cur) == 0 {
+		if d.done {
+			return io.EOF
+		}
+		kind, body, err := d.chunk()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case "IDAT":
+			d.cur = body
+		case "IEND":
+			d.done = true
+		}
+	}
+	return nil
+}
+
+func (d *idat) Read(p []byte) (int, error) {
+	if err := d.fill(); err != nil {
+		return 0, err
+	}
+	n := copy(p, d.cur)
+	d.cur = d.cur[n:]
+	return n, nil
+}
+
+// ReadByte saves the inflater a buffer of its own in front of this one.
+func (d *idat) ReadByte() (byte, error) {
+	if err := d.fill(); err != nil {
+		return 0, err
+	}
+	b := d.cur[0]
+	d.cur = d.cur[1:]
+	return b, nil
+}
