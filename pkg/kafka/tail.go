@@ -1,0 +1,88 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Tail reads a compacted topic from its start, calls caughtUp once everything that was there at the call has been
+// applied, and goes on applying until ctx ends. It belongs to no group: every instance sees every record. A nil value
+// is a tombstone. It returns nil when ctx ends; a topic that does not exist is an error.
+func Tail(ctx context.Context, c Config, topic string, apply func(key string, value []byte), caughtUp func()) error {
+	name := c.Topic(topic)
+	client, err := NewClient(c, kgo.ConsumeTopics(name), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ends, err := endOffsets(ctx, client, name)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	said := false
+	for {
+		if !said && len(ends) == 0 {
+			said = true
+			caughtUp()
+		}
+		fetches := client.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		for _, e := range fetches.Errors() {
+			return fmt.Errorf("read %s: %w", name, e.Err)
+		}
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
+			for _, r := range p.Records {
+				apply(string(r.Key), r.Value)
+				if end, waiting := ends[p.Partition]; waiting && r.Offset+1 >= end {
+					delete(ends, p.Partition)
+				}
+			}
+			// Compaction may have removed the very last offsets: the position tells.
+			if end, waiting := ends[p.Partition]; waiting && len(p.Records) == 0 && p.LogStartOffset >= end {
+				delete(ends, p.Partition)
+			}
+		})
+	}
+}
+
+// endOffsets gives, for each partition that holds a record, the offset behind its last one.
+func endOffsets(ctx context.Context, client *kgo.Client, topic string) (map[int32]int64, error) {
+	admin := kadm.NewClient(client)
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	listed, err := admin.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("list offsets of %s: %w", topic, err)
+	}
+	ends := map[int32]int64{}
+	var faults []error
+	listed.Each(func(o kadm.ListedOffset) {
+		if o.Err != nil {
+			faults = append(faults, o.Err)
+			return
+		}
+		if start, ok := starts.Lookup(topic, o.Partition); !ok || start.Offset < o.Offset {
+			ends[o.Partition] = o.Offset
+		}
+	})
+	if len(listed[topic]) == 0 && len(faults) == 0 {
+		faults = append(faults, kerr.UnknownTopicOrPartition)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, fmt.Errorf("topic %s: %w", topic, err)
+	}
+	return ends, nil
+}
