@@ -104,6 +104,15 @@ run
 check "no build for the platform" refused 'has no build for linux/amd64: use docker compose' models/leafy/leafy.onnx
 
 fresh
+table "$(echo "$pip_row" | sed 's# models/leafy/leafy.onnx # tools/leafy #')"
+run
+check "a tool is not fetched unless named" asked . 0
+out=$(env PATH="$tmp/bin:$PATH" BUILD_DIR="$tmp/build" DEPS_TABLE="$tmp/table" DEPS_PLATFORM=linux/amd64 sh "$here/fetch.sh" leafy 2>&1)
+rc=$?
+check "a tool that is named" fetched tools/leafy "$sha"
+check "a tool that is named can be run" [ -x "$tmp/build/tools/leafy" ]
+
+fresh
 table "$(echo "$pip_row" | sed 's/ model.onnx / other.onnx /')"
 run
 check "file missing in the archive" refused 'has no other.onnx inside: correct' models/leafy/leafy.onnx
