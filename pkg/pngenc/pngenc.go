@@ -1,0 +1,219 @@
+// Package pngenc writes page images and crops as PNG: 8 bits a channel, RGB, no
+// alpha. The render child writes pages with it; the annotator writes crops and
+// annotated pages.
+//
+// It exists because encoding is otherwise the dearest step of a page. For an A4
+// page at 150 dpi (1240×1754) image/png needs 400 ms at its default level and
+// 105 ms at its fastest; this takes about 10 ms and comes out about as small.
+package pngenc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/draw"
+	"io"
+
+	"github.com/klauspost/compress/zlib"
+)
+
+// maxSide is the largest width or height that PNG can say.
+const maxSide = 1<<31 - 1
+
+// ErrSize refuses an image without pixels, with more than PNG can say, or with a
+// buffer that is too short for its size.
+var ErrSize = errors.New("pngenc: the image has an impossible size")
+
+// Encoder writes images one after another and keeps its buffers between them.
+// The zero value is ready. It is not for concurrent use.
+type Encoder struct {
+	zw   *zlib.Writer
+	idat idatWriter
+	row  []byte // filter byte and filtered row
+	rgb  [2][]byte
+}
+
+// Encode writes m. Alpha is dropped, not blended: a page image has none.
+// *image.RGBA and *image.NRGBA are read directly, anything else is converted
+// first.
+func (e *Encoder) Encode(w io.Writer, m image.Image) error {
+	b := m.Bounds()
+	var (
+		pix    []byte
+		stride int
+	)
+	switch m := m.(type) {
+	case *image.RGBA:
+		pix, stride = m.Pix, m.Stride
+	case *image.NRGBA:
+		pix, stride = m.Pix, m.Stride
+	default:
+		converted := image.NewNRGBA(image.Rect(0, 0, b.Dx(), b.Dy()))
+		draw.Draw(converted, converted.Bounds(), m, b.Min, draw.Src)
+		pix, stride = converted.Pix, converted.Stride
+	}
+	width := b.Dx()
+	return e.encode(w, width, b.Dy(), func(y int, rgb []byte) []byte {
+		line := pix[y*stride:][:4*width]
+		for i, j := 0, 0; i < len(rgb); i, j = i+3, j+4 {
+			rgb[i], rgb[i+1], rgb[i+2] = line[j], line[j+1], line[j+2]
+		}
+		return rgb
+	})
+}
+
+// EncodeRGB writes width×height pixels of 3 bytes each, in rows of stride bytes,
+// top row first.
+func (e *Encoder) EncodeRGB(w io.Writer, pix []byte, width, height, stride int) error {
+	if width <= 0 || height <= 0 || stride < 3*width || len(pix) < (height-1)*stride+3*width {
+		return fmt.Errorf("%w: %d×%d with %d bytes in rows of %d", ErrSize, width, height, len(pix), stride)
+	}
+	return e.encode(w, width, height, func(y int, _ []byte) []byte { return pix[y*stride:][:3*width] })
+}
+
+// Encode writes m with a new [Encoder].
+func Encode(w io.Writer, m image.Image) error { return new(Encoder).Encode(w, m) }
+
+// encode asks for each row once, from the top. A row may be returned in the
+// buffer given, which stays untouched until the row after the next.
+func (e *Encoder) encode(w io.Writer, width, height int, rowAt func(y int, buffer []byte) []byte) error {
+	if width <= 0 || height <= 0 || width > maxSide || height > maxSide {
+		return fmt.Errorf("%w: %d×%d", ErrSize, width, height)
+	}
+	header := []byte("\x89PNG\r\n\x1a\n")
+	ihdr := binary.BigEndian.AppendUint32(nil, uint32(width))
+	ihdr = binary.BigEndian.AppendUint32(ihdr, uint32(height))
+	ihdr = append(ihdr, 8, 2, 0, 0, 0) // bit depth, RGB, deflate, filtered, not interlaced
+	if _, err := w.Write(appendChunk(header, "IHDR", ihdr)); err != nil {
+		return fmt.Errorf("writing PNG header: %w", err)
+	}
+
+	e.idat.reset(w)
+	if e.zw == nil {
+		zw, err := zlib.NewWriterLevel(&e.idat, zlib.BestSpeed)
+		if err != nil {
+			return fmt.Errorf("starting PNG compression: %w", err)
+		}
+		e.zw = zw
+	} else {
+		e.zw.Reset(&e.idat)
+	}
+	size := 3 * width
+	e.row = resize(e.row, 1+size)
+	e.rgb[0], e.rgb[1] = resize(e.rgb[0], size), resize(e.rgb[1], size)
+	above := make([]byte, size)
+	for y := range height {
+		current := rowAt(y, e.rgb[y%2])
+		filterRow(e.row, current, above)
+		if _, err := e.zw.Write(e.row); err != nil {
+			return fmt.Errorf("writing PNG row %d: %w", y, err)
+		}
+		above = current
+	}
+	if err := errors.Join(e.zw.Close(), e.idat.flush()); err != nil {
+		return fmt.Errorf("writing PNG data: %w", err)
+	}
+	if _, err := w.Write(appendChunk(nil, "IEND", nil)); err != nil {
+		return fmt.Errorf("writing PNG end: %w", err)
+	}
+	return nil
+}
+
+func resize(b []byte, n int) []byte {
+	if cap(b) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
+}
+
+// The filter types in use (PNG specification, section 9).
+const (
+	filterNone = 0
+	filterSub  = 1
+	filterUp   = 2
+)
+
+// filterRow writes the filter type and the filtered row to out. Text and line
+// art compress best as they are, because runs and glyphs repeat exactly;
+// photographs need differences. A row counts as a photograph when fewer than
+// 30 % of its bytes equal the one three before; measured on 45 pages, that
+// bound keeps text as small as without filters and halves photographs, and
+// looking at every sixteenth byte decides as well as looking at all.
+func filterRow(out, current, above []byte) {
+	const step = 16
+	var samples, equal, left, up int
+	for i := 3; i < len(current); i += step {
+		samples++
+		if current[i] == current[i-3] {
+			equal++
+		}
+		left += distance(current[i], current[i-3])
+		up += distance(current[i], above[i])
+	}
+	filtered := out[1:]
+	switch {
+	case equal*10 >= samples*3:
+		out[0] = filterNone
+		copy(filtered, current)
+	case up < left:
+		out[0] = filterUp
+		for i, v := range current {
+			filtered[i] = v - above[i]
+		}
+	default:
+		out[0] = filterSub
+		copy(filtered, current[:3])
+		for i := 3; i < len(current); i++ {
+			filtered[i] = current[i] - current[i-3]
+		}
+	}
+}
+
+// distance is how far a difference lies from zero, modulo 256.
+func distance(a, b byte) int {
+	d := int(int8(a - b))
+	return max(d, -d)
+}
+
+// idatWriter cuts the compressed stream into IDAT chunks.
+type idatWriter struct {
+	w   io.Writer
+	buf bytes.Buffer
+	out []byte
+}
+
+const idatSize = 64 << 10
+
+func (c *idatWriter) reset(w io.Writer) {
+	c.w = w
+	c.buf.Reset()
+}
+
+func (c *idatWriter) Write(p []byte) (int, error) {
+	c.buf.Write(p)
+	if c.buf.Len() < idatSize {
+		return len(p), nil
+	}
+	return len(p), c.flush()
+}
+
+func (c *idatWriter) flush() error {
+	if c.buf.Len() == 0 {
+		return nil
+	}
+	c.out = appendChunk(c.out[:0], "IDAT", c.buf.Bytes())
+	c.buf.Reset()
+	_, err := c.w.Write(c.out)
+	return err
+}
+
+func appendChunk(dst []byte, kind string, data []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(data)))
+	start := len(dst)
+	dst = append(dst, kind...)
+	dst = append(dst, data...)
+	return binary.BigEndian.AppendUint32(dst, crc32.ChecksumIEEE(dst[start:]))
+}

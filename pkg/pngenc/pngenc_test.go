@@ -1,0 +1,254 @@
+package pngenc_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"leafcutter/pkg/pngenc"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// fill paints w×h opaque pixels with one of several kinds of content, so that
+// each row filter is chosen somewhere.
+func fill(kind string, w, h int) *image.RGBA {
+	m := image.NewRGBA(image.Rect(0, 0, w, h))
+	rnd := rand.New(rand.NewPCG(1, uint64(w*h)))
+	for y := range h {
+		for x := range w {
+			c := color.RGBA{255, 255, 255, 255}
+			switch kind {
+			case "text":
+				if (x/3+y/5)%7 == 0 {
+					c = color.RGBA{byte(x % 2 * 90), 0, 0, 255}
+				}
+			case "across":
+				c = color.RGBA{byte(x), byte(2 * x), byte(3*x + y), 255}
+			case "down":
+				c = color.RGBA{byte(x*x*31 + y), byte(x*x*17 + y), byte(x*x*7 + y), 255}
+			case "noise":
+				v := rnd.Uint32()
+				c = color.RGBA{byte(v), byte(v >> 8), byte(v >> 16), 255}
+			}
+			m.SetRGBA(x, y, c)
+		}
+	}
+	return m
+}
+
+var kinds = []string{"white", "text", "across", "down", "noise"}
+
+// same fails unless encoded decodes to exactly the colours of want.
+func same(t *testing.T, encoded []byte, want *image.RGBA) {
+	t.Helper()
+	got, err := png.Decode(bytes.NewReader(encoded))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Bounds() != (image.Rectangle{Max: want.Bounds().Size()}) {
+		t.Fatalf("bounds %v, want size %v", got.Bounds(), want.Bounds().Size())
+	}
+	rgba, ok := got.(*image.RGBA)
+	if !ok {
+		t.Fatalf("decoded as %T, want *image.RGBA", got)
+	}
+	origin := want.Bounds().Min
+	for y := range got.Bounds().Dy() {
+		for x := range got.Bounds().Dx() {
+			if a, b := rgba.RGBAAt(x, y), want.RGBAAt(origin.X+x, origin.Y+y); a != b {
+				t.Fatalf("pixel %d,%d is %v, want %v", x, y, a, b)
+			}
+		}
+	}
+}
+
+func TestEncodeDecodesTheSame(t *testing.T) {
+	var e pngenc.Encoder // one for all: nothing may leak from image to image
+	for _, kind := range kinds {
+		for _, size := range []image.Point{{1, 1}, {2, 3}, {5, 1}, {1, 9}, {257, 64}, {640, 300}} {
+			t.Run(fmt.Sprint(kind, size), func(t *testing.T) {
+				m := fill(kind, size.X, size.Y)
+				var out bytes.Buffer
+				if err := e.Encode(&out, m); err != nil {
+					t.Fatal(err)
+				}
+				same(t, out.Bytes(), m)
+			})
+		}
+	}
+}
+
+func TestEncodeSubImageAndOtherTypes(t *testing.T) {
+	m := fill("noise", 40, 30)
+	part := m.SubImage(image.Rect(3, 5, 20, 29)).(*image.RGBA)
+	var out bytes.Buffer
+	if err := pngenc.Encode(&out, part); err != nil {
+		t.Fatal(err)
+	}
+	same(t, out.Bytes(), part)
+
+	nrgba := image.NewNRGBA(m.Bounds())
+	copy(nrgba.Pix, m.Pix)
+	out.Reset()
+	if err := pngenc.Encode(&out, nrgba); err != nil {
+		t.Fatal(err)
+	}
+	same(t, out.Bytes(), m)
+
+	grey := image.NewGray(image.Rect(2, 2, 9, 7))
+	want := image.NewRGBA(grey.Bounds())
+	for i := range grey.Pix {
+		grey.Pix[i] = byte(i * 7)
+	}
+	for y := 2; y < 7; y++ {
+		for x := 2; x < 9; x++ {
+			want.Set(x, y, grey.At(x, y))
+		}
+	}
+	out.Reset()
+	if err := pngenc.Encode(&out, grey); err != nil {
+		t.Fatal(err)
+	}
+	same(t, out.Bytes(), want)
+}
+
+func TestEncodeRGB(t *testing.T) {
+	const w, h, stride = 31, 17, 3*31 + 5 // rows with padding, as C libraries have them
+	m := fill("across", w, h)
+	pix := bytes.Repeat([]byte{0xee}, h*stride)
+	for y := range h {
+		for x := range w {
+			copy(pix[y*stride+3*x:], m.Pix[m.PixOffset(x, y):][:3])
+		}
+	}
+	var out bytes.Buffer
+	if err := new(pngenc.Encoder).EncodeRGB(&out, pix[:(h-1)*stride+3*w], w, h, stride); err != nil {
+		t.Fatal(err)
+	}
+	same(t, out.Bytes(), m)
+}
+
+func TestImpossibleSizes(t *testing.T) {
+	var e pngenc.Encoder
+	for _, c := range []struct{ pix, w, h, stride int }{
+		{0, 0, 1, 0}, {0, 1, 0, 3}, {3, -1, 1, 3}, {2, 1, 1, 3}, {5, 1, 2, 3}, {12, 2, 2, 5},
+	} {
+		if err := e.EncodeRGB(new(bytes.Buffer), make([]byte, c.pix), c.w, c.h, c.stride); !errors.Is(err, pngenc.ErrSize) {
+			t.Errorf("%+v: %v, want ErrSize", c, err)
+		}
+	}
+	if err := e.Encode(new(bytes.Buffer), image.NewRGBA(image.Rectangle{})); !errors.Is(err, pngenc.ErrSize) {
+		t.Errorf("empty image: %v, want ErrSize", err)
+	}
+}
+
+type failAfter struct{ left int }
+
+var errDisk = errors.New("no room left")
+
+func (f *failAfter) Write(p []byte) (int, error) {
+	if f.left -= len(p); f.left < 0 {
+		return 0, errDisk
+	}
+	return len(p), nil
+}
+
+// TestWriteErrors cuts the output off at every length: each must be reported,
+// and the encoder must be good for another image afterwards.
+func TestWriteErrors(t *testing.T) {
+	m := fill("noise", 200, 130) // more than one IDAT chunk
+	var e pngenc.Encoder
+	var whole bytes.Buffer
+	if err := e.Encode(&whole, m); err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []int{0, 20, 33, 1000, 66000, whole.Len() - 13, whole.Len() - 1} {
+		if err := e.Encode(&failAfter{left}, m); !errors.Is(err, errDisk) {
+			t.Errorf("cut at %d of %d: %v", left, whole.Len(), err)
+		}
+	}
+	var again bytes.Buffer
+	if err := e.Encode(&again, m); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.Bytes(), whole.Bytes()) {
+		t.Error("output differs after failed writes")
+	}
+}
+
+// TestGolden holds the bytes still: object names come from content, and equal
+// pages must stay equal objects between builds.
+func TestGolden(t *testing.T) {
+	for _, kind := range kinds {
+		var out bytes.Buffer
+		if err := pngenc.Encode(&out, fill(kind, 64, 48)); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("testdata", kind+".png")
+		if *update {
+			if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(out.Bytes(), want) {
+			t.Errorf("%s: %d bytes differ from the %d golden ones; -update if that is meant", kind, out.Len(), len(want))
+		}
+	}
+}
+
+func FuzzEncodeRGB(f *testing.F) {
+	f.Add([]byte("abcdefghijklmnopqrstuvwxyz0123"), uint16(2))
+	f.Add(bytes.Repeat([]byte{255}, 300), uint16(10))
+	f.Fuzz(func(t *testing.T, pix []byte, width uint16) {
+		w := max(int(width), 1)
+		h := len(pix) / (3 * w)
+		var out bytes.Buffer
+		err := new(pngenc.Encoder).EncodeRGB(&out, pix, w, h, 3*w)
+		if h == 0 {
+			if !errors.Is(err, pngenc.ErrSize) {
+				t.Fatalf("no rows: %v", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := image.NewRGBA(image.Rect(0, 0, w, h))
+		for i := range w * h {
+			copy(want.Pix[4*i:], pix[3*i:][:3])
+			want.Pix[4*i+3] = 255
+		}
+		same(t, out.Bytes(), want)
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	for _, kind := range kinds {
+		m := fill(kind, 1240, 1754)
+		b.Run(kind, func(b *testing.B) {
+			var e pngenc.Encoder
+			var out bytes.Buffer
+			b.SetBytes(int64(len(m.Pix)))
+			for b.Loop() {
+				out.Reset()
+				if err := e.Encode(&out, m); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(out.Len())/1024, "KiB")
+		})
+	}
+}
