@@ -1,0 +1,248 @@
+// Package pngdec reads page images: PNG to packed 8-bit RGB, with the buffers of one page reused for the next. The
+// annotator calls it for every page, and ingest-api where it cuts a crop on request.
+//
+// The standard library's decoder allocates 4 bytes a pixel for each picture, megabytes of garbage a page. This one
+// inflates straight into the buffer that the pixels stay in. It reads by itself what the pipeline writes (8 bits,
+// RGB, not interlaced) and leaves every other kind of PNG to image/png.
+package pngdec
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/draw"
+	"image/png"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zlib"
+)
+
+// ErrTooLarge is the error of a picture with more pixels than the decoder takes. Test with errors.Is.
+var ErrTooLarge = errors.New("picture has too many pixels")
+
+// Image is a picture of 8-bit RGB: 3 bytes a pixel, rows of Stride bytes, the top row first.
+type Image struct {
+	Pix           []byte
+	Stride        int // 3·Width or more: what lies between rows is not part of the picture
+	Width, Height int
+
+	buffer []byte
+}
+
+// Row is the pixels of row y.
+func (m *Image) Row(y int) []byte {
+	return m.Pix[y*m.Stride : y*m.Stride+3*m.Width : y*m.Stride+3*m.Width]
+}
+
+// Decoder decodes pictures of up to a number of pixels. It is for concurrent use.
+type Decoder struct {
+	maxPixels int
+	images    sync.Pool // *Image
+	states    sync.Pool // *state
+}
+
+// New makes a decoder that refuses pictures of more than maxPixels, before it allocates anything for them.
+func New(maxPixels int) *Decoder { return &Decoder{maxPixels: maxPixels} }
+
+// state is what one decoding needs beside the pixels.
+type state struct {
+	inflate io.ReadCloser // also a zlib.Resetter
+	source  bytes.Reader
+	joined  []byte // the IDAT chunks of a file that has several
+	row     []byte
+}
+
+// Release gives the image's memory back for another picture. The image must not be used afterwards; not calling it is
+// legal and leaves the memory to the garbage collector.
+func (d *Decoder) Release(m *Image) {
+	if m != nil && m.buffer != nil {
+		m.Pix = nil
+		d.images.Put(m)
+	}
+}
+
+const signature = "\x89PNG\r\n\x1a\n"
+
+// Size is the width and height that data announces, in pixels. Only the first 33 bytes are looked at.
+func Size(data []byte) (width, height int, err error) {
+	h, _, err := readHeader(data)
+	return h.width, h.height, err
+}
+
+// Decode reads one picture. Transparency is laid on white. Errors are ErrTooLarge, or say what is wrong with the file.
+func (d *Decoder) Decode(data []byte) (*Image, error) {
+	h, rest, err := readHeader(data)
+	if err != nil {
+		return nil, err
+	}
+	if h.width > d.maxPixels/h.height { // no overflow: both are 1 or more
+		return nil, fmt.Errorf("%w: %d × %d, at most %d", ErrTooLarge, h.width, h.height, d.maxPixels)
+	}
+	if h.depth != 8 || h.colour != 2 || h.interlace != 0 {
+		return d.decodeOther(data, h)
+	}
+	s, _ := d.states.Get().(*state)
+	if s == nil {
+		s = new(state)
+	}
+	defer d.states.Put(s)
+	compressed, plain, err := s.chunks(rest)
+	if err != nil {
+		return nil, err
+	}
+	if !plain { // a colour key makes pixels transparent
+		return d.decodeOther(data, h)
+	}
+	m := d.image(h)
+	if err := s.inflateInto(m, compressed); err != nil {
+		d.Release(m)
+		return nil, err
+	}
+	return m, nil
+}
+
+type header struct {
+	width, height            int
+	depth, colour, interlace byte
+}
+
+func readHeader(data []byte) (header, []byte, error) {
+	var h header
+	if len(data) < len(signature) || string(data[:len(signature)]) != signature {
+		return h, nil, errors.New("not a PNG")
+	}
+	kind, body, rest, err := nextChunk(data[len(signature):])
+	if err != nil {
+		return h, nil, err
+	}
+	if kind != "IHDR" || len(body) != 13 {
+		return h, nil, errors.New("broken PNG: it does not begin with its header")
+	}
+	width, height := binary.BigEndian.Uint32(body), binary.BigEndian.Uint32(body[4:])
+	if width == 0 || height == 0 || width > 1<<31-1 || height > 1<<31-1 || body[10] != 0 || body[11] != 0 {
+		return h, nil, errors.New("broken PNG: its header makes no sense")
+	}
+	return header{int(width), int(height), body[8], body[9], body[12]}, rest, nil
+}
+
+// nextChunk splits the first chunk off data and checks its sum.
+func nextChunk(data []byte) (kind string, body, rest []byte, err error) {
+	if len(data) < 12 {
+		return "", nil, nil, errors.New("broken PNG: cut short")
+	}
+	n := binary.BigEndian.Uint32(data)
+	if uint64(n) > uint64(len(data)-12) {
+		return "", nil, nil, errors.New("broken PNG: cut short")
+	}
+	end := 8 + int(n)
+	if crc32.ChecksumIEEE(data[4:end]) != binary.BigEndian.Uint32(data[end:]) {
+		return "", nil, nil, errors.New("broken PNG: a checksum differs")
+	}
+	return string(data[4:8]), data[8:end], data[end+4:], nil
+}
+
+// chunks gives the compressed pixels. One IDAT chunk is used where it lies; several are joined. plain is false where a
+// chunk changes what the pixels mean.
+func (s *state) chunks(data []byte) (compressed []byte, plain bool, err error) {
+	plain = true
+	s.joined = s.joined[:0]
+	parts := 0
+	for {
+		kind, body, rest, err := nextChunk(data)
+		if err != nil {
+			return nil, false, err
+		}
+		data = rest
+		switch kind {
+		case "IDAT":
+			if parts++; parts == 1 {
+				compressed = body
+				continue
+			}
+			if parts == 2 {
+				s.joined = append(s.joined, compressed...)
+			}
+			s.joined = append(s.joined, body...)
+			compressed = s.joined
+		case "tRNS":
+			plain = false
+		case "IEND":
+			if parts == 0 {
+				return nil, false, errors.New("broken PNG: it has no pixels")
+			}
+			return compressed, plain, nil
+		}
+	}
+}
+
+// image is memory for a picture: a byte for the filter ahead of each row, so that inflating leaves the rows in place.
+func (d *Decoder) image(h header) *Image {
+	stride := 3*h.width + 1
+	m, _ := d.images.Get().(*Image)
+	if m == nil || cap(m.buffer) < stride*h.height {
+		m = &Image{buffer: make([]byte, stride*h.height)}
+	}
+	m.buffer = m.buffer[:stride*h.height]
+	m.Pix, m.Stride, m.Width, m.Height = m.buffer[1:], stride, h.width, h.height
+	return m
+}
+
+func (s *state) inflateInto(m *Image, compressed []byte) error {
+	s.source.Reset(compressed)
+	if s.inflate == nil {
+		r, err := zlib.NewReader(&s.source)
+		if err != nil {
+			return fmt.Errorf("broken PNG: %w", err)
+		}
+		s.inflate = r
+	} else if err := s.inflate.(zlib.Resetter).Reset(&s.source, nil); err != nil {
+		return fmt.Errorf("broken PNG: %w", err)
+	}
+	if _, err := io.ReadFull(s.inflate, m.buffer); err != nil {
+		return fmt.Errorf("broken PNG: %w", err)
+	}
+	// The byte after the last is where the sum over all pixels is compared.
+	var more [1]byte
+	if n, err := s.inflate.Read(more[:]); n != 0 || err != io.EOF {
+		if n != 0 {
+			return errors.New("broken PNG: more pixels than its header says")
+		}
+		return fmt.Errorf("broken PNG: %w", err)
+	}
+	if len(s.row) < 3*m.Width {
+		s.row = make([]byte, 3*m.Width)
+	}
+	above := s.row[:3*m.Width]
+	clear(above)
+	for y := range m.Height {
+		row := m.Row(y)
+		if !unfilter(m.buffer[y*m.Stride], row, above) {
+			return errors.New("broken PNG: unknown filter")
+		}
+		above = row
+	}
+	return nil
+}
+
+// decodeOther reads the kinds of PNG that the pipeline does not write itself.
+func (d *Decoder) decodeOther(data []byte, h header) (*Image, error) {
+	picture, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("broken PNG: %w", err)
+	}
+	m := d.image(h)
+	row := image.NewRGBA(image.Rect(0, 0, h.width, 1))
+	for y := range h.height {
+		draw.Draw(row, row.Rect, image.White, image.Point{}, draw.Src)
+		draw.Draw(row, row.Rect, picture, picture.Bounds().Min.Add(image.Pt(0, y)), draw.Over)
+		out := m.Row(y)
+		for x := range h.width {
+			copy(out[3*x:3*x+3], row.Pix[4*x:])
+		}
+	}
+	return m, nil
+}

@@ -1,0 +1,258 @@
+package pngdec_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"image"
+	"image/color"
+	"image/png"
+	"math/rand/v2"
+	"testing"
+
+	"leafcutter/pkg/pngdec"
+	"leafcutter/pkg/pngenc"
+)
+
+// photograph is a picture whose rows image/png encodes with all five filters: flat parts, slopes both ways and noise.
+func photograph(width, height int) *image.RGBA {
+	random := rand.New(rand.NewPCG(7, 7))
+	m := image.NewRGBA(image.Rect(0, 0, width, height))
+	for y := range height {
+		for x := range width {
+			c := color.RGBA{R: 255, G: 255, B: 255, A: 255}
+			switch y / 8 % 5 {
+			case 1:
+				c = color.RGBA{R: byte(x), G: byte(2 * x), B: byte(3 * x), A: 255}
+			case 2:
+				c = color.RGBA{R: byte(5 * y), G: byte(3*y + x*x), B: byte(y), A: 255}
+			case 3:
+				c = color.RGBA{R: byte(random.Uint32()), G: byte(x + y), B: byte(x * y), A: 255}
+			case 4:
+				c = color.RGBA{R: byte(x/2 + y*3), G: byte(x/2 + y*2 + int(random.Uint32()%4)), B: byte((x + y) / 2), A: 255}
+			}
+			m.SetRGBA(x, y, c)
+		}
+	}
+	return m
+}
+
+func encoded(t testing.TB, m image.Image) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// samePixels compares with what image/png makes of data, laid on white.
+func samePixels(t *testing.T, data []byte, got *pngdec.Image) {
+	t.Helper()
+	want, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := want.Bounds()
+	if got.Width != b.Dx() || got.Height != b.Dy() {
+		t.Fatalf("%d × %d, want %d × %d", got.Width, got.Height, b.Dx(), b.Dy())
+	}
+	for y := range got.Height {
+		row := got.Row(y)
+		for x := range got.Width {
+			r, g, b, a := want.At(b.Min.X+x, b.Min.Y+y).RGBA()
+			white := 0xffff - a
+			wanted := [3]byte{byte((r + white) >> 8), byte((g + white) >> 8), byte((b + white) >> 8)}
+			if [3]byte(row[3*x:]) != wanted {
+				t.Fatalf("pixel %d,%d: % x, want % x", x, y, row[3*x:3*x+3], wanted)
+			}
+		}
+	}
+}
+
+func TestDecodeGivesThePixelsOfTheStandardLibrary(t *testing.T) {
+	rgb := photograph(101, 83)
+	grey, palette := image.NewGray(rgb.Rect), image.NewPaletted(rgb.Rect, color.Palette{color.White, color.Black, color.RGBA{R: 200, A: 255}})
+	clear, deep := image.NewNRGBA(rgb.Rect), image.NewRGBA64(rgb.Rect)
+	for y := range 83 {
+		for x := range 101 {
+			grey.Set(x, y, rgb.At(x, y))
+			palette.Set(x, y, rgb.At(x, y))
+			deep.Set(x, y, rgb.At(x, y))
+			r := rgb.RGBAAt(x, y)
+			clear.SetNRGBA(x, y, color.NRGBA{R: r.R, G: r.G, B: r.B, A: byte(x) & 0x80 * 255 / 128})
+		}
+	}
+	var ours bytes.Buffer
+	if err := pngenc.Encode(&ours, rgb); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{
+		"standard library's": encoded(t, rgb),
+		"our encoder's":      ours.Bytes(),
+		"grey":               encoded(t, grey),
+		"palette":            encoded(t, palette),
+		"transparent":        encoded(t, clear),
+		"16 bits":            encoded(t, deep),
+		"one pixel":          encoded(t, photograph(1, 1)),
+		"one column":         encoded(t, photograph(1, 90)),
+		"one row":            encoded(t, photograph(90, 1)),
+		"many chunks":        encoded(t, photograph(400, 300)),
+	}
+	// One decoder for all, so that each picture meets the memory of another.
+	d := pngdec.New(400 * 300)
+	for range 2 {
+		for name, data := range files {
+			m, err := d.Decode(data)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			samePixels(t, data, m)
+			w, h, err := pngdec.Size(data)
+			if err != nil || w != m.Width || h != m.Height {
+				t.Fatalf("%s: size %d × %d, %v", name, w, h, err)
+			}
+			d.Release(m)
+		}
+	}
+}
+
+func TestDecodeRefusesTooManyPixelsBeforeItAllocates(t *testing.T) {
+	data := encoded(t, photograph(3, 3))
+	binary.BigEndian.PutUint32(data[16:], 1<<30) // a width that would take gigabytes
+	binary.BigEndian.PutUint32(data[20:], 1<<30)
+	binary.BigEndian.PutUint32(data[29:], crc32.ChecksumIEEE(data[12:29]))
+	if _, err := pngdec.New(1 << 26).Decode(data); !errors.Is(err, pngdec.ErrTooLarge) {
+		t.Fatalf("error %v, want ErrTooLarge", err)
+	}
+	if _, err := pngdec.New(9).Decode(encoded(t, photograph(3, 3))); err != nil {
+		t.Fatalf("a picture of exactly the limit: %v", err)
+	}
+}
+
+func TestDecodeRefusesEveryCutAndEveryFlippedByte(t *testing.T) {
+	var b bytes.Buffer
+	if err := pngenc.Encode(&b, photograph(9, 60)); err != nil {
+		t.Fatal(err)
+	}
+	data := b.Bytes()
+	d := pngdec.New(1 << 20)
+	for n := range data {
+		if _, err := d.Decode(data[:n]); err == nil {
+			t.Fatalf("cut after %d of %d bytes: accepted", n, len(data))
+		}
+		bad := bytes.Clone(data)
+		bad[n] ^= 0x20
+		if m, err := d.Decode(bad); err == nil {
+			t.Fatalf("byte %d of %d flipped: accepted as %d × %d", n, len(data), m.Width, m.Height)
+		}
+	}
+	if m, err := d.Decode(data); err != nil {
+		t.Fatalf("the file itself, after all that: %v", err)
+	} else {
+		samePixels(t, data, m)
+	}
+}
+
+func TestReleasedMemoryIsUsedAgain(t *testing.T) {
+	data := encoded(t, photograph(300, 400))
+	d := pngdec.New(1 << 20)
+	decode := func() {
+		m, err := d.Decode(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Release(m)
+	}
+	decode()
+	result := testing.Benchmark(func(b *testing.B) {
+		for b.Loop() {
+			decode()
+		}
+	})
+	// A picture is 360,400 bytes. A collection in between costs a few of them, and the race detector has the pool drop
+	// one in four.
+	if got := result.AllocedBytesPerOp(); got > 180_000 {
+		t.Errorf("%d bytes allocated for each picture", got)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\x89PNG\r\n\x1a\n"))
+	f.Add(encoded(f, photograph(5, 41)))
+	f.Add(encoded(f, image.NewGray(image.Rect(0, 0, 4, 4))))
+	f.Add(encoded(f, image.NewNRGBA(image.Rect(0, 0, 4, 4))))
+	d := pngdec.New(1 << 16)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := d.Decode(data)
+		if err != nil {
+			return
+		}
+		if m.Width*m.Height > 1<<16 {
+			t.Fatalf("%d × %d decoded", m.Width, m.Height)
+		}
+		// Ancillary chunks that only image/png reads may offend it; where both accept the file, the pixels agree.
+		if _, err := png.Decode(bytes.NewReader(data)); err == nil {
+			samePixels(t, data, m)
+		}
+		d.Release(m)
+	})
+}
+
+// BenchmarkDecode: an A4 page at 108 dpi, as the annotator meets it, beside the standard library's decoder.
+func BenchmarkDecode(b *testing.B) {
+	for _, m := range []struct {
+		name string
+		img  *image.RGBA
+	}{{"page", page(893, 1263)}, {"photograph", photograph(893, 1263)}} {
+		var file bytes.Buffer
+		if err := pngenc.Encode(&file, m.img); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("%s/ours", m.name), func(b *testing.B) {
+			d := pngdec.New(1 << 22)
+			b.ReportAllocs()
+			for b.Loop() {
+				img, err := d.Decode(file.Bytes())
+				if err != nil {
+					b.Fatal(err)
+				}
+				d.Release(img)
+			}
+		})
+		b.Run(fmt.Sprintf("%s/standard", m.name), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := png.Decode(bytes.NewReader(file.Bytes())); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// page is white with lines of something like letters.
+func page(width, height int) *image.RGBA {
+	random := rand.New(rand.NewPCG(3, 4))
+	m := image.NewRGBA(image.Rect(0, 0, width, height))
+	for i := range m.Pix {
+		m.Pix[i] = 255
+	}
+	for y := 80; y < height-80; y += 18 {
+		for x := 80; x < width-80; x += 7 {
+			glyph := random.IntN(60)
+			for j := range 10 {
+				for i := range 5 {
+					if (glyph*7+i*j*glyph)%5 < 2 {
+						v := byte(glyph * (i + j))
+						m.SetRGBA(x+i, y+j, color.RGBA{R: v, G: v, B: v, A: 255})
+					}
+				}
+			}
+		}
+	}
+	return m
+}
