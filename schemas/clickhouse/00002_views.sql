@@ -1,0 +1,108 @@
+-- +goose Up
+-- One row a box. k counts from 1 in the order of falling score within its page.
+CREATE VIEW detections AS
+SELECT
+    b.document_id AS document_id,
+    d.title AS title,
+    b.run_id AS run_id,
+    r.model AS model,
+    b.page AS page,
+    b.k AS k,
+    b.class AS class,
+    b.score AS score,
+    b.x0 AS x0,
+    b.y0 AS y0,
+    b.x1 AS x1,
+    b.y1 AS y1,
+    b.dpi AS dpi,
+    b.width AS width,
+    b.height AS height,
+    b.text AS text,
+    b.crop_key AS crop_key,
+    b.image_key AS image_key,
+    b.annotated_key AS annotated_key,
+    b.trace_id AS trace_id,
+    b.submitted_at AS submitted_at,
+    b.detected_at AS detected_at
+FROM
+(
+    SELECT
+        document_id, run_id, page, k, class, score, x0, y0, x1, y1, dpi, width, height, text, crop_key, image_key,
+        annotated_key, trace_id, submitted_at, detected_at
+    FROM page_results FINAL
+    ARRAY JOIN
+        arrayEnumerate(boxes.class) AS k, boxes.class AS class, boxes.score AS score, boxes.x0 AS x0, boxes.y0 AS y0,
+        boxes.x1 AS x1, boxes.y1 AS y1, boxes.crop_key AS crop_key, boxes.text AS text
+) AS b
+LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS d
+    ON b.submitted_at = d.submitted_at AND b.document_id = d.document_id
+LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) AS r
+    ON b.submitted_at = r.submitted_at AND b.document_id = r.document_id AND b.run_id = r.run_id;
+
+-- One row a document, with the state and counters of its newest run. A document without a run is queued.
+CREATE VIEW document_status AS
+SELECT
+    document_id,
+    max(own_title) AS title,
+    argMax(own_state, rank) AS state,
+    argMax(own_selected, rank) AS pages_selected,
+    argMax(own_done, rank) AS pages_done,
+    argMax(own_failed, rank) AS pages_failed,
+    argMax(own_boxes, rank) AS boxes,
+    submitted_at,
+    argMax(own_finished, rank).1 AS finished_at
+FROM
+(
+    SELECT
+        document_id, submitted_at, title AS own_title, CAST('queued', 'LowCardinality(String)') AS own_state,
+        toUInt32(0) AS own_selected, toUInt32(0) AS own_done, toUInt32(0) AS own_failed, toUInt64(0) AS own_boxes,
+        tuple(CAST(NULL, 'Nullable(DateTime64(3, \'UTC\'))')) AS own_finished,
+        tuple(toUInt8(0), submitted_at, toUUID('00000000-0000-0000-0000-000000000000')) AS rank
+    FROM documents FINAL
+    UNION ALL
+    SELECT
+        document_id, submitted_at, '' AS own_title, state AS own_state,
+        pages_selected AS own_selected, pages_done AS own_done, pages_failed AS own_failed, boxes AS own_boxes,
+        tuple(finished_at) AS own_finished,
+        tuple(toUInt8(1), coalesce(planned_at, finished_at, submitted_at), run_id) AS rank
+    FROM runs FINAL
+)
+GROUP BY submitted_at, document_id;
+
+-- What failed and why: a row a page, and a row with page 0 for a run that failed as a whole.
+CREATE VIEW failures AS
+SELECT
+    f.document_id AS document_id,
+    d.title AS title,
+    f.run_id AS run_id,
+    f.model AS model,
+    f.page AS page,
+    f.stage AS stage,
+    f.code AS code,
+    f.error AS error,
+    f.trace_id AS trace_id,
+    f.submitted_at AS submitted_at,
+    f.failed_at AS failed_at
+FROM
+(
+    SELECT
+        p.submitted_at AS submitted_at, p.document_id AS document_id, p.run_id AS run_id, r.model AS model,
+        p.page AS page, p.stage AS stage, p.code AS code, p.error AS error, p.trace_id AS trace_id,
+        p.detected_at AS failed_at
+    FROM (SELECT * FROM page_results FINAL WHERE state = 'failed') AS p
+    LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) AS r
+        ON p.submitted_at = r.submitted_at AND p.document_id = r.document_id AND p.run_id = r.run_id
+    UNION ALL
+    SELECT
+        submitted_at, document_id, run_id, model, toUInt32(0) AS page, stage, code, error, '' AS trace_id,
+        coalesce(finished_at, submitted_at) AS failed_at
+    FROM runs FINAL
+    WHERE state = 'failed' AND pages_failed = 0
+) AS f
+LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS d
+    ON f.submitted_at = d.submitted_at AND f.document_id = d.document_id;
+
+-- +goose Down
+DROP VIEW failures;
+DROP VIEW document_status;
+DROP VIEW detections;
