@@ -1,5 +1,5 @@
 -- +goose Up
-CREATE TABLE documents
+CREATE TABLE IF NOT EXISTS documents
 (
     document_id   UUID,
     title         String COMMENT 'as submitted, else the file name',
@@ -18,7 +18,7 @@ PARTITION BY toYYYYMM(submitted_at)
 ORDER BY (submitted_at, document_id)
 SETTINGS non_replicated_deduplication_window = 1000;
 
-CREATE TABLE runs
+CREATE TABLE IF NOT EXISTS runs
 (
     run_id          UUID,
     document_id     UUID,
@@ -48,7 +48,7 @@ PARTITION BY toYYYYMM(submitted_at)
 ORDER BY (submitted_at, document_id, run_id)
 SETTINGS non_replicated_deduplication_window = 1000;
 
-CREATE TABLE page_results
+CREATE TABLE IF NOT EXISTS page_results
 (
     document_id   UUID,
     run_id        UUID,
@@ -90,6 +90,6 @@ ORDER BY (submitted_at, document_id, run_id, page)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- +goose Down
-DROP TABLE page_results;
-DROP TABLE runs;
-DROP TABLE documents;
+DROP TABLE IF EXISTS page_results;
+DROP TABLE IF EXISTS runs;
+DROP TABLE IF EXISTS documents;

@@ -1,6 +1,6 @@
 -- +goose Up
 -- One row a box. k counts from 1 in the order of falling score within its page.
-CREATE VIEW detections AS
+CREATE VIEW IF NOT EXISTS detections AS
 SELECT
     b.document_id AS document_id,
     d.title AS title,
@@ -40,7 +40,7 @@ LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) 
     ON b.submitted_at = r.submitted_at AND b.document_id = r.document_id AND b.run_id = r.run_id;
 
 -- One row a document, with the state and counters of its newest run. A document without a run is queued.
-CREATE VIEW document_status AS
+CREATE VIEW IF NOT EXISTS document_status AS
 SELECT
     document_id,
     max(own_title) AS title,
@@ -70,7 +70,7 @@ FROM
 GROUP BY submitted_at, document_id;
 
 -- What failed and why: a row a page, and a row with page 0 for a run that failed as a whole.
-CREATE VIEW failures AS
+CREATE VIEW IF NOT EXISTS failures AS
 SELECT
     f.document_id AS document_id,
     d.title AS title,
@@ -103,6 +103,6 @@ LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS 
     ON f.submitted_at = d.submitted_at AND f.document_id = d.document_id;
 
 -- +goose Down
-DROP VIEW failures;
-DROP VIEW document_status;
-DROP VIEW detections;
+DROP VIEW IF EXISTS failures;
+DROP VIEW IF EXISTS document_status;
+DROP VIEW IF EXISTS detections;

@@ -1,6 +1,6 @@
 -- +goose Up
 -- What was deleted for ever. A document named here is not to be landed again.
-CREATE TABLE deletions
+CREATE TABLE IF NOT EXISTS deletions
 (
     document_id  UUID,
     requested_at DateTime64(3, 'UTC'),
@@ -14,7 +14,7 @@ ORDER BY document_id
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- One row an event and URL; each try replaces it.
-CREATE TABLE webhook_deliveries
+CREATE TABLE IF NOT EXISTS webhook_deliveries
 (
     event_id     UUID COMMENT 'RunEnded.id: the same end has the same id, and is delivered once',
     document_id  UUID,
@@ -38,5 +38,5 @@ ORDER BY (event_at, event_id, url)
 SETTINGS non_replicated_deduplication_window = 1000;
 
 -- +goose Down
-DROP TABLE webhook_deliveries;
-DROP TABLE deletions;
+DROP TABLE IF EXISTS webhook_deliveries;
+DROP TABLE IF EXISTS deletions;

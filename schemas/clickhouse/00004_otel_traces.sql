@@ -1,7 +1,7 @@
 -- +goose Up
 -- Names and types are those that the ClickHouse exporter of the OpenTelemetry Collector inserts into, so that spans
 -- land in one shape whether they come by a collector or by the recorder's own receiver. Duration is in nanoseconds.
-CREATE TABLE otel_traces
+CREATE TABLE IF NOT EXISTS otel_traces
 (
     Timestamp          DateTime64(9) CODEC(Delta, ZSTD(1)),
     TraceId            String CODEC(ZSTD(1)),
@@ -40,4 +40,4 @@ ORDER BY (ServiceName, SpanName, toDateTime(Timestamp))
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 1000;
 
 -- +goose Down
-DROP TABLE otel_traces;
+DROP TABLE IF EXISTS otel_traces;

@@ -13,6 +13,7 @@
 //     bloom filters on the identities make a look-up by them cheap. They stand on columns of the key only: an index on
 //     a column that a later version changes would hide that version from FINAL.
 //   - non_replicated_deduplication_window lets insert_deduplication_token drop a batch that is sent twice.
+//   - a statement may run again: a migration that was cut short is repeated from its start.
 //   - no TTL: rows stay until somebody says otherwise (docs/sql.md shows how).
 package clickhouse
 
