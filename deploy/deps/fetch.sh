@@ -138,7 +138,7 @@ install_file() {
 	mkdir -p "$(dirname "$build/$2")" && chmod "$mode" "$new" && mv -f "$new" "$build/$2" ||
 		die "cannot write $build/$2: check its permissions, then run make deps again"
 	echo "$got" >"$stamps/$(echo "$2" | tr / _)"
-	say "$component: $build/$2 ($(mb "$(size "$build/$2")"))"
+	[ "$3" -lt 1000000 ] || say "$component: $build/$2 ($(mb "$3"))"
 }
 
 # room BYTES: refuse before a long download rather than after it
