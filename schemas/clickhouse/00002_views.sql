@@ -39,7 +39,8 @@ LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS 
 LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) AS r
     ON b.submitted_at = r.submitted_at AND b.document_id = r.document_id AND b.run_id = r.run_id;
 
--- One row a document, with the state and counters of its newest run. A document without a run is queued.
+-- One row a document, with the state and counters of its newest run: the one that was planned, failed or cancelled
+-- last. A document without a run is queued.
 CREATE VIEW IF NOT EXISTS document_status AS
 SELECT
     document_id,
@@ -57,14 +58,14 @@ FROM
         document_id, submitted_at, title AS own_title, CAST('queued', 'LowCardinality(String)') AS own_state,
         toUInt32(0) AS own_selected, toUInt32(0) AS own_done, toUInt32(0) AS own_failed, toUInt64(0) AS own_boxes,
         tuple(CAST(NULL, 'Nullable(DateTime64(3, \'UTC\'))')) AS own_finished,
-        tuple(toUInt8(0), submitted_at, toUUID('00000000-0000-0000-0000-000000000000')) AS rank
+        tuple(toUInt8(0), toUInt64(0), toUUID('00000000-0000-0000-0000-000000000000')) AS rank
     FROM documents FINAL
     UNION ALL
     SELECT
         document_id, submitted_at, '' AS own_title, state AS own_state,
         pages_selected AS own_selected, pages_done AS own_done, pages_failed AS own_failed, boxes AS own_boxes,
         tuple(finished_at) AS own_finished,
-        tuple(toUInt8(1), coalesce(planned_at, finished_at, submitted_at), run_id) AS rank
+        tuple(toUInt8(1), decision, run_id) AS rank
     FROM runs FINAL
 )
 GROUP BY submitted_at, document_id;
