@@ -71,6 +71,11 @@ type NMS struct {
 	// boxes of different classes.
 	IoU           float64 `json:"iou"`
 	CrossClassIoU float64 `json:"cross_class_iou"`
+	// Prefer names classes whose boxes, from the score given on, win over
+	// boxes of other classes on the same object even if those score higher.
+	// It serves a model that finds one thing twice, as what it is and as
+	// the more common thing that it also looks like.
+	Prefer map[string]float64 `json:"prefer,omitempty"`
 	// Candidates is how many boxes at most enter the comparison, and
 	// MaxBoxes how many a page keeps, the best first: whatever the page,
 	// its record stays small.

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -48,7 +49,7 @@ func (m Manifest) Validate() error {
 	if !(m.ScoreFloor > 0 && m.ScoreFloor < 1) {
 		fault("score_floor: %v, must be above 0 and below 1", m.ScoreFloor)
 	}
-	faults = append(faults, m.NMS.validate()...)
+	faults = append(faults, m.NMS.validate(m.Classes)...)
 	return errors.Join(faults...)
 }
 
@@ -100,12 +101,7 @@ func (m Manifest) validateClasses() []error {
 	if _, ok := m.Thresholds[schemas.AllClasses]; !ok {
 		fault("thresholds: %q missing: it stands for every class that is not named", schemas.AllClasses)
 	}
-	named := make([]string, 0, len(m.Thresholds))
-	for c := range m.Thresholds {
-		named = append(named, c)
-	}
-	slices.Sort(named)
-	for _, c := range named {
+	for _, c := range slices.Sorted(maps.Keys(m.Thresholds)) {
 		if c != schemas.AllClasses && !seen[c] {
 			fault("thresholds: %q is not one of the classes", c)
 		}
@@ -116,7 +112,7 @@ func (m Manifest) validateClasses() []error {
 	return faults
 }
 
-func (n NMS) validate() []error {
+func (n NMS) validate(classes []string) []error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if !(n.IoU > 0 && n.IoU <= 1) {
@@ -124,6 +120,14 @@ func (n NMS) validate() []error {
 	}
 	if !(n.CrossClassIoU > 0 && n.CrossClassIoU <= 1) {
 		fault("nms.cross_class_iou: %v, must be above 0 and at most 1 (1 keeps boxes of different classes apart)", n.CrossClassIoU)
+	}
+	for _, c := range slices.Sorted(maps.Keys(n.Prefer)) {
+		if !slices.Contains(classes, c) {
+			fault("nms.prefer: %q is not one of the classes", c)
+		}
+		if from := n.Prefer[c]; !(from >= 0 && from <= 1) {
+			fault("nms.prefer: %q: %v, must be between 0 and 1", c, from)
+		}
 	}
 	if n.Candidates < 1 || n.Candidates > maxCandidates {
 		fault("nms.candidates: %d, must be 1 to %d", n.Candidates, maxCandidates)

@@ -1,7 +1,7 @@
 // Package rewrite changes a model's graph into one that computes the same and
 // runs faster. The detector applies it when it loads a model for the first
 // time, compares the outputs of both graphs on a page, and keeps the result
-// only if they agree; see the package detector, file weights.go.
+// only if they agree; see the package detector, file load.go.
 package rewrite
 
 import (
