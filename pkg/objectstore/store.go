@@ -108,7 +108,7 @@ func (c Config) clientOptions(endpoint string, transport http.RoundTripper, atte
 		// bucket is off: once empty it would answer for the server, and healthy requests would fail with it.
 		o.Retryer = retry.NewStandard(func(r *retry.StandardOptions) {
 			r.MaxAttempts = attempts
-			r.MaxBackoff = time.Second
+			r.MaxBackoff = 250 * time.Millisecond
 			r.RateLimiter = ratelimit.None
 		})
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenSupported
