@@ -206,7 +206,7 @@ func TestBatchRefusals(t *testing.T) {
 	s := newServer(t)
 	db := s.open(t)
 	batchTable(s)
-	for name, values := range map[string][]any{"type": {"one", "title"}, "too few": {uint32(1)}, "range": {int64(-1), "title"}} {
+	for name, values := range map[string][]any{"type": {"one", "title"}, "too few": {uint32(1)}, "too many": {uint32(1), "title", "x"}} {
 		b, err := db.PrepareBatch(t.Context(), "INSERT INTO boxes (page, class)")
 		if err != nil {
 			t.Fatal(err)
