@@ -1,0 +1,120 @@
+package onnx
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+func tag(num protowire.Number, body []byte) []byte { return appendMessage(nil, num, body) }
+
+func varint(num protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), v)
+}
+
+func concat(parts ...[]byte) []byte { return slices.Concat(parts...) }
+
+// What the reader does not know must survive, whatever it is.
+func TestKeepsWhatItDoesNotKnow(t *testing.T) {
+	node := concat(tag(nodeInput, []byte("a")), tag(nodeOutput, []byte("b")), tag(nodeOpType, []byte("Relu")), tag(99, []byte("new in a node")))
+	graph := concat(tag(2, []byte("graph's name")), tag(graphNode, node), tag(98, []byte("new in a graph")), tag(graphOutput, tag(valueInfoName, []byte("b"))))
+	in := concat(varint(1, 8), tag(modelGraph, graph), tag(97, []byte("new in a model")), varint(500, 7))
+	m, err := Parse(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := m.Graph.Nodes[0]; n.OpType != "Relu" || !slices.Equal(n.Inputs, []string{"a"}) || !slices.Equal(n.Outputs, []string{"b"}) {
+		t.Fatalf("%+v", n)
+	}
+	out := m.Marshal()
+	for _, part := range []string{"new in a node", "new in a graph", "new in a model", "graph's name"} {
+		if !slices.Contains(substrings(out, len(part)), part) {
+			t.Errorf("%q is lost", part)
+		}
+	}
+	if len(out) != len(in) {
+		t.Errorf("%d bytes of %d", len(out), len(in))
+	}
+	again, err := Parse(out)
+	if err != nil || !slices.Equal(again.Marshal(), out) {
+		t.Errorf("writing is not stable: %v", err)
+	}
+}
+
+func substrings(b []byte, n int) []string {
+	var out []string
+	for i := 0; i+n <= len(b); i++ {
+		out = append(out, string(b[i:i+n]))
+	}
+	return out
+}
+
+func TestConstants(t *testing.T) {
+	one := []byte{0, 0, 128, 63}
+	raw := func(dims, kind []byte, extra ...byte) []byte {
+		return concat(dims, kind, tag(tensorName, []byte("v")), tag(tensorRaw, append(slices.Clone(one), extra...)))
+	}
+	isFloat := varint(tensorDataType, dataTypeFloat)
+	for name, c := range map[string]struct {
+		tensor []byte
+		known  bool
+	}{
+		"a scalar":             {raw(nil, isFloat), true},
+		"one by one":           {raw(concat(varint(tensorDims, 1), varint(tensorDims, 1)), isFloat), true},
+		"packed dims":          {raw(tag(tensorDims, []byte{1, 1}), isFloat), true},
+		"a list":               {concat(isFloat, tag(tensorName, []byte("v")), tag(tensorFloats, one)), true},
+		"an unpacked list":     {concat(isFloat, tag(tensorName, []byte("v")), protowire.AppendFixed32(protowire.AppendTag(nil, tensorFloats, protowire.Fixed32Type), 0x3f800000)), true},
+		"two":                  {raw(varint(tensorDims, 2), isFloat, one...), false},
+		"a double":             {raw(nil, varint(tensorDataType, 11)), false},
+		"no type":              {raw(nil, nil), false},
+		"kept elsewhere":       {concat(raw(nil, isFloat), varint(tensorLocation, 1)), false},
+		"three bytes":          {concat(isFloat, tag(tensorName, []byte("v")), tag(tensorRaw, one[:3])), false},
+		"nothing at all in it": {concat(isFloat, tag(tensorName, []byte("v"))), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, err := Parse(tag(modelGraph, tag(graphInitializer, c.tensor)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, ok := m.Graph.Constants()["v"]
+			if ok != c.known || (ok && v != 1) {
+				t.Fatalf("%v, %v", v, ok)
+			}
+		})
+	}
+}
+
+func TestSubgraphsWithinSubgraphsEnd(t *testing.T) {
+	graph := tag(graphNode, tag(nodeOpType, []byte("Relu")))
+	for range 40 {
+		graph = tag(graphNode, tag(nodeAttribute, tag(attrGraph, graph)))
+	}
+	if _, err := Parse(tag(modelGraph, graph)); !errors.Is(err, ErrMalformed) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(tag(modelGraph, concat(tag(graphNode, tag(nodeAttribute, tag(attrGraph, nil))), tag(graphInitializer, varint(tensorDims, 1)))))
+	f.Add([]byte{0x3a, 0x00})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := Parse(b)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Fatalf("an error of no kind: %v", err)
+			}
+			return
+		}
+		m.Graph.Constants()
+		out := m.Marshal()
+		again, err := Parse(out)
+		if err != nil {
+			t.Fatalf("what was written is not read: %v", err)
+		}
+		if !slices.Equal(again.Marshal(), out) {
+			t.Fatal("writing is not stable")
+		}
+	})
+}

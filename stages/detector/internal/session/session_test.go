@@ -1,0 +1,191 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func build(t testing.TB, path ...string) string {
+	t.Helper()
+	file := filepath.Join(append([]string{"..", "..", "..", "..", "build"}, path...)...)
+	if _, err := os.Stat(file); err != nil {
+		t.Fatalf("%v: run make deps", err)
+	}
+	return file
+}
+
+var (
+	input   = []int64{1, 3, 800, 608}
+	outputs = [][]int64{{1, 130, 10}, {1, 130, 32}}
+)
+
+func open(t testing.TB, threads int) *Session {
+	t.Helper()
+	r, err := Load(build(t, "lib", LibraryFile()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Open(Config{
+		Model: build(t, "models", "layout_cdla", "layout_cdla.onnx"), Input: "image",
+		Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: threads,
+	})
+	if err != nil {
+		t.Fatal(errors.Join(err, r.Close()))
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), s.Close(), r.Close(), r.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func slot(t testing.TB, s *Session) *Slot {
+	t.Helper()
+	slot, err := s.NewSlot(input, outputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := slot.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return slot
+}
+
+func TestRunsAtOnceDoNotMeet(t *testing.T) {
+	s := open(t, 1)
+	// Each slot has an input of its own, and must see its own output.
+	alone := make([]float32, 3)
+	first := slot(t, s)
+	for i := range alone {
+		for k := range first.Input {
+			first.Input[k] = float32(i)
+		}
+		if err := s.Run(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		alone[i] = first.Outputs[1][0]
+	}
+	if alone[0] == alone[1] || alone[1] == alone[2] {
+		t.Fatalf("outputs don't depend on inputs: %v", alone)
+	}
+	var wg sync.WaitGroup
+	for i := range alone {
+		own := slot(t, s)
+		for k := range own.Input {
+			own.Input[k] = float32(i)
+		}
+		wg.Go(func() {
+			for range 3 {
+				if err := s.Run(t.Context(), own); err != nil {
+					t.Error(err)
+				}
+				if own.Outputs[1][0] != alone[i] {
+					t.Errorf("slot %d: %v, alone it was %v", i, own.Outputs[1][0], alone[i])
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A run that its context ends returns early with the context's error, and its
+// slot serves the next run.
+func TestContextEndsARun(t *testing.T) {
+	s := open(t, 1)
+	own := slot(t, s)
+	start := time.Now()
+	if err := s.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	whole := time.Since(start)
+	broken := 0
+	for i := range 20 { // cut at twenty places along the run
+		ctx, cancel := context.WithTimeout(t.Context(), whole*time.Duration(i)/20)
+		err := s.Run(ctx, own)
+		cancel()
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			broken++
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
+	if broken == 0 {
+		t.Error("no run was broken off")
+	}
+	if err := s.Run(t.Context(), own); err != nil {
+		t.Fatalf("the slot of runs that were broken off: %v", err)
+	}
+}
+
+func TestClosedSessionRefuses(t *testing.T) {
+	s := open(t, 1)
+	own := slot(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), own); err == nil {
+		t.Fatal("a closed session ran")
+	}
+}
+
+func TestSlotsHaveTheSessionsShape(t *testing.T) {
+	s := open(t, 1)
+	if _, err := s.NewSlot(input, outputs[:1]); err == nil {
+		t.Error("too few outputs accepted")
+	}
+	if _, err := s.NewSlot([]int64{1, -3}, outputs); err == nil {
+		t.Error("a negative size accepted")
+	}
+	if _, err := s.NewSlot(input, [][]int64{{1}, {-1}}); err == nil {
+		t.Error("an impossible output accepted")
+	}
+	wrong, err := s.NewSlot([]int64{1, 3, 10, 10}, outputs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wrong.Close() //nolint:errcheck // what is tested comes before
+	if err := s.Run(t.Context(), wrong); err == nil {
+		t.Error("an input of another size was run")
+	}
+}
+
+func TestLibraryIsLoadedOnce(t *testing.T) {
+	path := build(t, "lib", LibraryFile())
+	a, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path + ".other"); !errors.Is(err, ErrLibrary) {
+		t.Errorf("another library while one is loaded: %v", err)
+	}
+	if err := errors.Join(a.Close(), a.Close()); err != nil { // twice, and b still has it
+		t.Error(err)
+	}
+	if _, err := b.Open(Config{Model: "absent.onnx", Input: "x", Threads: 1}); !errors.Is(err, ErrModel) || !strings.Contains(err.Error(), "absent.onnx") {
+		t.Errorf("got %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Load(filepath.Join(t.TempDir(), "absent.so")); !errors.Is(err, ErrLibrary) || !strings.Contains(err.Error(), "make deps") {
+		t.Errorf("got %v", err)
+	}
+}
