@@ -1,0 +1,130 @@
+package recorder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/stage"
+	"leafcutter/schemas"
+)
+
+// Name is the recorder's, in lc-stage, spans and metrics, and of its consumer group.
+const Name = "recorder"
+
+// Limits are the defaults of the stage's limits that suit the recorder: one worker, because a batch changes what memory
+// has of its runs, and batches as large as ClickHouse likes them. A record that comes alone lands within BatchDelay and
+// the time of three small inserts; under load a batch is closed when it is full, else after the same delay.
+func Limits() stage.Limits {
+	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: 300 * time.Millisecond, MaxInFlight: 4000}
+}
+
+// Config is what a Recorder is made of.
+type Config struct {
+	DB *clickhouse.DB
+	// Members says how many members a consumer group has (group is without the deployment's prefix). Nil: no run is ever
+	// said to wait for its model.
+	Members func(ctx context.Context, group string) (int, error)
+
+	MaxRuns  int // runs kept in memory between batches; 0: 4096
+	MaxPages int // pages of these runs, about 60 bytes each; 0: 400,000
+
+	Logger        *slog.Logger         // nil: none
+	MeterProvider metric.MeterProvider // nil: none
+}
+
+// Recorder lands results. It is safe for concurrent use and handles one batch at a time.
+type Recorder struct {
+	tables tables
+	log    *slog.Logger
+	meters *meters
+	watch  *watch
+
+	// mu is held while a batch is handled, and while the states of waiting runs are changed: both write runs from what
+	// memory has of them.
+	mu    sync.Mutex
+	cache *cache
+}
+
+// New makes a Recorder.
+func New(c Config) (*Recorder, error) {
+	if c.DB == nil {
+		return nil, errors.New("recorder: DB is required")
+	}
+	return build(c, database{c.DB})
+}
+
+func build(c Config, t tables) (*Recorder, error) {
+	if c.MaxRuns <= 0 {
+		c.MaxRuns = 4096
+	}
+	if c.MaxPages <= 0 {
+		c.MaxPages = 400_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MeterProvider == nil {
+		c.MeterProvider = noop.NewMeterProvider()
+	}
+	m, err := newMeters(c.MeterProvider)
+	if err != nil {
+		return nil, err
+	}
+	return &Recorder{tables: t, log: c.Logger, meters: m, watch: newWatch(c.Members), cache: newCache(c.MaxRuns, c.MaxPages)}, nil
+}
+
+// Stage is the recorder as a stage: the caller adds limits, probes, logger and providers.
+func (r *Recorder) Stage() stage.Config {
+	return stage.Config{
+		Name: Name, Group: Name, Topics: []string{schemas.TopicResults},
+		Handler: r, About: about, Condemned: condemned,
+		Assigned: func(_ context.Context, _ string, partitions []int32) error {
+			r.cache.owned.end(partitions)
+			r.watch.rescan()
+			return nil
+		},
+		Revoked: func(_ string, partitions []int32) { r.cache.owned.end(partitions) },
+	}
+}
+
+// about reads what a result is about.
+func about(in stage.In) stage.About {
+	var a struct {
+		DocumentID string `json:"document_id"`
+		RunID      string `json:"run_id"`
+		Page       int    `json:"page"`
+	}
+	_ = json.Unmarshal(in.Value, &a) // what cannot be read is about nothing known
+	return stage.About{DocumentID: a.DocumentID, RunID: a.RunID, Page: a.Page}
+}
+
+// condemned says in the place of a result that was given up that its page or run has failed, so that the run still ends.
+// The failure is small and plain; if that is given up too, there is nothing more to say.
+func condemned(in stage.In, code string, err error) []stage.Out {
+	record, uerr := schemas.UnmarshalResult(in.Value)
+	if uerr != nil {
+		return nil
+	}
+	var instead schemas.Result
+	switch r := record.(type) {
+	case schemas.PageDone:
+		instead = schemas.PageFailed{Run: r.Run, Page: r.Page, Stage: Name, Code: code, Error: err.Error(), TraceID: r.TraceID, FailedAt: in.Timestamp.UTC()}
+	case schemas.RunPlanned:
+		instead = schemas.RunFailed{Run: r.Run, Stage: Name, Code: code, Error: err.Error(), FailedAt: in.Timestamp.UTC()}
+	default:
+		return nil
+	}
+	out, eerr := stage.Emit(schemas.TopicResults, instead.Document(), instead)
+	if eerr != nil {
+		return nil
+	}
+	return []stage.Out{out}
+}
