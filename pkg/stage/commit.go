@@ -1,0 +1,152 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"leafcutter/schemas"
+)
+
+// assigned opens the partitions that the group gave to this member. Kafka's client fetches them only after it returns.
+func (r *Runner) assigned(ctx context.Context, _ *kgo.Client, got map[string][]int32) {
+	r.mu.Lock()
+	r.joined = true
+	for topic, ids := range got {
+		for _, id := range ids {
+			r.partitions[topicPartition{topic, id}] = newPartition(topic, id)
+			delete(r.halted, topicPartition{topic, id})
+		}
+	}
+	r.mu.Unlock()
+	for topic, ids := range got {
+		r.log.Debug("partitions assigned", "topic", topic, "partitions", ids)
+		if r.cfg.Assigned == nil {
+			continue
+		}
+		if err := r.cfg.Assigned(ctx, r.plainName(topic), ids); err != nil {
+			r.log.Error("preparing for assigned partitions failed", "topic", topic, "error", err)
+		}
+	}
+}
+
+// revoked commits what is done of the partitions that go to another member and closes them, so that what is still in
+// work commits nothing. Lost partitions are another's already: nothing of them is committed.
+func (r *Runner) revoked(ctx context.Context, gone map[string][]int32, commit bool) {
+	if commit {
+		if err := r.commit(ctx, gone); err != nil {
+			r.log.Warn("committing before a revoke failed; the next owner does some records again", "error", err)
+		}
+	}
+	r.commits.Lock() // a background commit that has read these partitions ends first
+	defer r.commits.Unlock()
+	r.mu.Lock()
+	for topic, ids := range gone {
+		for _, id := range ids {
+			key := topicPartition{topic, id}
+			if p := r.partitions[key]; p != nil {
+				p.revoke()
+				delete(r.partitions, key)
+			}
+			delete(r.halted, key)
+		}
+	}
+	r.mu.Unlock()
+	for topic, ids := range gone {
+		r.log.Debug("partitions revoked", "topic", topic, "partitions", ids)
+		if r.cfg.Revoked != nil {
+			r.cfg.Revoked(r.plainName(topic), ids)
+		}
+	}
+}
+
+// commitEvery commits what is done, every Limits.CommitEvery, until ctx ends.
+func (r *Runner) commitEvery(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.Limits.CommitEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		within, cancel := context.WithTimeout(ctx, commitTimeout)
+		err := r.commit(within, nil)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			r.log.Warn("committing failed; it is tried again", "error", err)
+		}
+	}
+}
+
+const commitTimeout = 10 * time.Second
+
+// commit commits what is done of the partitions named, or of all where only is nil.
+func (r *Runner) commit(ctx context.Context, only map[string][]int32) error {
+	r.commits.Lock()
+	defer r.commits.Unlock()
+	offsets := map[string]map[int32]kgo.EpochOffset{}
+	moved := map[*partition]kgo.EpochOffset{}
+	r.mu.Lock()
+	for key, p := range r.partitions {
+		if only != nil && !contains(only[key.topic], key.partition) {
+			continue
+		}
+		if at, ok := p.committable(); ok {
+			if offsets[key.topic] == nil {
+				offsets[key.topic] = map[int32]kgo.EpochOffset{}
+			}
+			offsets[key.topic][key.partition] = at
+			moved[p] = at
+		}
+	}
+	r.mu.Unlock()
+	if len(offsets) == 0 {
+		return nil
+	}
+	var fault error
+	r.client.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
+		if err != nil {
+			fault = err
+			return
+		}
+		for _, t := range answer.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					fault = errors.Join(fault, fmt.Errorf("%s partition %d: %w", t.Topic, p.Partition, err))
+				}
+			}
+		}
+	})
+	if fault != nil {
+		return fault
+	}
+	for p, at := range moved {
+		p.committed(at)
+	}
+	return nil
+}
+
+func contains(ids []int32, id int32) bool {
+	for _, i := range ids {
+		if i == id {
+			return true
+		}
+	}
+	return false
+}
+
+// plainName is a topic's name without the deployment's prefix.
+func (r *Runner) plainName(topic string) string {
+	return strings.TrimPrefix(topic, r.kafka.TopicPrefix)
+}
+
+func isBulk(topic string) bool { return strings.HasSuffix(topic, schemas.BulkSuffix) }
+
+func isOutOfRange(err error) bool { return errors.Is(err, kerr.OffsetOutOfRange) }

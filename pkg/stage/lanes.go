@@ -1,0 +1,181 @@
+package stage
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// item is one record in flight: from its fetch until it is done, given up or dropped by a revoke.
+type item struct {
+	record   *kgo.Record
+	part     *partition
+	in       In
+	bulk     bool
+	attempts int // failed tries that count
+	waits    int // tries that a missing dependency spoilt; they count for the backoff only
+}
+
+func (i *item) size() int64 { return int64(len(i.record.Key) + len(i.record.Value)) }
+
+// lane is one of the two queues: the plain topics' or their bulk twins'.
+type lane struct {
+	queue    []*item
+	inFlight int   // records taken and not yet done, those in work and in backoff included
+	bytes    int64 // of the same
+}
+
+// lanes queue what was fetched and hand it out four parts plain to one part bulk, neither lane idling while the other
+// is empty: a letter never waits for a book, and a book never starves.
+type lanes struct {
+	limits Limits
+
+	mu     sync.Mutex
+	plain  lane
+	bulk   lane
+	turn   int
+	closed bool
+	wake   chan struct{} // closed and replaced whenever something was queued or the lanes were closed
+}
+
+// bulkTurn is the turn, of every five, at which the bulk lane comes first.
+const bulkTurn = 4
+
+func newLanes(l Limits) *lanes { return &lanes{limits: l, wake: make(chan struct{})} }
+
+func (l *lanes) of(bulk bool) *lane {
+	if bulk {
+		return &l.bulk
+	}
+	return &l.plain
+}
+
+// admit queues a record that was just fetched.
+func (l *lanes) admit(i *item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.of(i.bulk)
+	n.inFlight++
+	n.bytes += i.size()
+	l.push(n, i)
+}
+
+// again queues a record that was admitted before, ahead of those that were not tried yet.
+func (l *lanes) again(i *item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.of(i.bulk)
+	n.queue = append([]*item{i}, n.queue...)
+	l.signal()
+}
+
+func (l *lanes) push(n *lane, i *item) {
+	n.queue = append(n.queue, i)
+	l.signal()
+}
+
+func (l *lanes) signal() {
+	close(l.wake)
+	l.wake = make(chan struct{})
+}
+
+// release ends a record's time in flight.
+func (l *lanes) release(i *item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.of(i.bulk)
+	n.inFlight--
+	n.bytes -= i.size()
+}
+
+// full reports whether a lane is beyond its bounds, and roomy whether it is well within them again.
+func (l *lanes) full(bulk bool) (full, roomy bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.of(bulk)
+	full = n.inFlight >= l.limits.MaxInFlight || n.bytes >= l.limits.MaxBytes
+	roomy = n.inFlight <= l.limits.MaxInFlight/2 && n.bytes <= l.limits.MaxBytes/2
+	return full, roomy
+}
+
+// depth is how many records of a lane are in flight.
+func (l *lanes) depth(bulk bool) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(l.of(bulk).inFlight)
+}
+
+// close ends the handing out: next returns nothing from here on.
+func (l *lanes) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.signal()
+}
+
+// next waits for records and hands out up to Limits.BatchSize of one lane, waiting up to Limits.BatchDelay for the
+// batch to fill. It returns nil once the lanes are closed or ctx has ended.
+func (l *lanes) next(ctx context.Context) []*item {
+	var batch []*item
+	var deadline <-chan time.Time
+	var from *lane
+	for {
+		l.mu.Lock()
+		if l.closed {
+			// What this batch holds was not handled: it stays uncommitted and is read again.
+			l.mu.Unlock()
+			return nil
+		}
+		if from == nil {
+			from = l.choose()
+		}
+		if from != nil {
+			n := min(l.limits.BatchSize-len(batch), len(from.queue))
+			batch = append(batch, from.queue[:n]...)
+			clear(from.queue[:n])
+			from.queue = from.queue[n:]
+			if len(from.queue) == 0 {
+				from.queue = nil
+			}
+		}
+		wake := l.wake
+		l.mu.Unlock()
+
+		if len(batch) == l.limits.BatchSize || len(batch) > 0 && l.limits.BatchDelay == 0 {
+			return batch
+		}
+		if len(batch) > 0 && deadline == nil {
+			timer := time.NewTimer(l.limits.BatchDelay)
+			defer timer.Stop()
+			deadline = timer.C
+		}
+		select {
+		case <-wake:
+		case <-deadline:
+			return batch
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// choose picks the lane whose turn it is, or the other where that one is empty. The turn passes only when both wait:
+// a lane that was alone has had nothing taken from it.
+func (l *lanes) choose() *lane {
+	switch {
+	case len(l.plain.queue) == 0 && len(l.bulk.queue) == 0:
+		return nil
+	case len(l.bulk.queue) == 0:
+		return &l.plain
+	case len(l.plain.queue) == 0:
+		return &l.bulk
+	}
+	turn := l.turn
+	l.turn = (l.turn + 1) % (bulkTurn + 1)
+	if turn == bulkTurn {
+		return &l.bulk
+	}
+	return &l.plain
+}

@@ -1,0 +1,113 @@
+package stage
+
+import (
+	"sort"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// partition follows one assignment of one partition: which of its records were taken, which are done, and up to where
+// the prefix of done ones reaches. A new assignment is a new partition, so that a finish that comes late, after a
+// revoke, lands in an object that nobody commits from.
+type partition struct {
+	topic string
+	id    int32
+
+	mu        sync.Mutex
+	taken     []taken // in the order of their offsets; the head is the lowest unfinished one
+	next      kgo.EpochOffset
+	dirty     bool // next moved since it was last committed
+	revoked   bool
+	watermark int64 // behind the partition's last record, as of the last fetch
+}
+
+type taken struct {
+	offset int64
+	epoch  int32
+	done   bool
+}
+
+func newPartition(topic string, id int32) *partition {
+	return &partition{topic: topic, id: id, next: kgo.EpochOffset{Epoch: -1, Offset: -1}}
+}
+
+// take notes a record as fetched. Offsets ascend within an assignment.
+func (p *partition) take(offset int64, epoch int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next.Offset < 0 {
+		p.next = kgo.EpochOffset{Epoch: epoch, Offset: offset}
+	}
+	p.taken = append(p.taken, taken{offset: offset, epoch: epoch})
+}
+
+// finish notes a record as done. What may be committed grows only while the lowest taken record is done: with offset 77
+// finished and 50 not, 50 stays the next to be read after a crash.
+func (p *partition) finish(offset int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.revoked {
+		return
+	}
+	i := sort.Search(len(p.taken), func(i int) bool { return p.taken[i].offset >= offset })
+	if i == len(p.taken) || p.taken[i].offset != offset {
+		return
+	}
+	p.taken[i].done = true
+	n := 0
+	for n < len(p.taken) && p.taken[n].done {
+		p.next = kgo.EpochOffset{Epoch: p.taken[n].epoch, Offset: p.taken[n].offset + 1}
+		n++
+	}
+	if n > 0 {
+		p.taken = append(p.taken[:0], p.taken[n:]...)
+		p.dirty = true
+	}
+}
+
+// committable is what may be committed now, if anything moved since the last committed call.
+func (p *partition) committable() (kgo.EpochOffset, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next, p.dirty && !p.revoked
+}
+
+// committed notes that at was committed.
+func (p *partition) committed(at kgo.EpochOffset) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == at {
+		p.dirty = false
+	}
+}
+
+// revoke ends the assignment: nothing of it is committed from here on.
+func (p *partition) revoke() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.revoked = true
+}
+
+func (p *partition) isRevoked() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.revoked
+}
+
+// saw notes the watermark of a fetch.
+func (p *partition) saw(watermark int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watermark = watermark
+}
+
+// lag is how many records wait behind the lowest unfinished one; 0 until a record was fetched.
+func (p *partition) lag() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next.Offset < 0 {
+		return 0
+	}
+	return max(0, p.watermark-p.next.Offset)
+}

@@ -1,0 +1,590 @@
+package stage_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/kafka"
+	"leafcutter/pkg/stage"
+	"leafcutter/schemas"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 30 * time.Second
+
+// broker is a fake Kafka with the topics in, in.bulk, out and dead-letters.
+type broker struct {
+	t       *testing.T
+	cluster *kfake.Cluster
+	cfg     kafka.Config
+	client  *kgo.Client
+}
+
+func newBroker(t *testing.T) *broker {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, "in", "in.bulk", "out", schemas.TopicDeadLetters))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	cfg := kafka.Config{Brokers: cluster.ListenAddrs(), SessionTimeout: 6 * time.Second}
+	client, err := kafka.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	return &broker{t: t, cluster: cluster, cfg: cfg, client: client}
+}
+
+func (b *broker) produce(topic string, values ...string) {
+	b.t.Helper()
+	for i, v := range values {
+		r := &kgo.Record{Topic: topic, Partition: int32(i % 4), Key: []byte(v), Value: []byte(v)}
+		if err := b.client.ProduceSync(b.t.Context(), r).FirstErr(); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// read waits until topic holds n records and returns them all.
+func (b *broker) read(topic string, n int) []*kgo.Record {
+	b.t.Helper()
+	reader, err := kafka.NewClient(b.cfg, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer reader.Close()
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	defer cancel()
+	var records []*kgo.Record
+	for len(records) < n {
+		f := reader.PollFetches(ctx)
+		if ctx.Err() != nil {
+			b.t.Fatalf("topic %s: %d of %d records after %s", topic, len(records), n, patience)
+		}
+		records = append(records, f.Records()...)
+	}
+	return records
+}
+
+func (b *broker) values(topic string, n int) []string {
+	var vs []string
+	for _, r := range b.read(topic, n) {
+		vs = append(vs, string(r.Value))
+	}
+	sort.Strings(vs)
+	return vs
+}
+
+// committed is the sum of the group's committed offsets over all partitions of topics.
+func (b *broker) committed(group string) int64 {
+	b.t.Helper()
+	offsets, err := kadm.NewClient(b.client).FetchOffsets(b.t.Context(), group)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		b.t.Fatal(err)
+	}
+	var sum int64
+	offsets.Each(func(o kadm.OffsetResponse) { sum += max(0, o.At) })
+	return sum
+}
+
+func (b *broker) waitCommitted(group string, want int64) {
+	b.t.Helper()
+	eventually(b.t, fmt.Sprintf("group %s commits %d", group, want), func() bool { return b.committed(group) == want })
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func limits() stage.Limits {
+	return stage.Limits{Workers: 4, BatchSize: 1, MaxInFlight: 64, MaxBytes: 1 << 20, MaxAttempts: 3,
+		RetryBackoff: time.Millisecond, CommitEvery: 10 * time.Millisecond, Grace: 5 * time.Second, Watchdog: time.Minute}
+}
+
+func config(h stage.Handler) stage.Config {
+	return stage.Config{Name: "test", Group: "test", Topics: []string{"in"}, Bulk: true, Limits: limits(), Handler: h}
+}
+
+// start runs a stage and returns what stops it and waits for its end.
+func (b *broker) start(cfg stage.Config) (stop func()) {
+	b.t.Helper()
+	r, err := stage.New(b.cfg, cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-ended:
+				if err != nil {
+					b.t.Errorf("Run: %v", err)
+				}
+			case <-time.After(patience):
+				b.t.Error("Run did not end")
+			}
+		})
+	}
+	b.t.Cleanup(stop)
+	return stop
+}
+
+func copyOut(in stage.In) stage.Out {
+	return stage.Out{Topic: "out", Key: in.Key, Value: append([]byte(nil), in.Value...)}
+}
+
+func numbers(from, to int) []string {
+	var s []string
+	for i := from; i < to; i++ {
+		s = append(s, fmt.Sprintf("%05d", i))
+	}
+	return s
+}
+
+func TestEveryRecordIsHandledAndCommitted(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", numbers(0, 100)...)
+	b.produce("in.bulk", numbers(100, 200)...)
+	b.start(config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})))
+	if diff := cmp.Diff(numbers(0, 200), b.values("out", 200)); diff != "" {
+		t.Fatal(diff)
+	}
+	b.waitCommitted("test", 200)
+}
+
+func TestASecondRunGoesOnWhereTheFirstStopped(t *testing.T) {
+	b := newBroker(t)
+	var handled atomic.Int64
+	h := stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		handled.Add(1)
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})
+	b.produce("in", numbers(0, 50)...)
+	stop := b.start(config(h))
+	b.read("out", 50)
+	stop() // commits at the end, whether or not the committer had its turn
+	b.produce("in", numbers(50, 60)...)
+	b.start(config(h))
+	if diff := cmp.Diff(numbers(0, 60), b.values("out", 60)); diff != "" {
+		t.Fatal(diff)
+	}
+	if n := handled.Load(); n != 60 {
+		t.Fatalf("handled %d records, want 60: the stop lost its commits", n)
+	}
+}
+
+func TestCommitsFollowTheLowestUnfinished(t *testing.T) {
+	b := newBroker(t)
+	release := make(chan struct{})
+	h := stage.Each(func(ctx context.Context, in stage.In) stage.Result {
+		if in.Key == "00000" {
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+		}
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})
+	// One partition only: later records finish first.
+	for _, v := range numbers(0, 20) {
+		r := &kgo.Record{Topic: "in", Key: []byte(v), Value: []byte(v)}
+		r.Partition = 0
+		if err := manual(t, b).ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.start(config(h))
+	b.read("out", 19)
+	if n := b.committed("test"); n != 0 {
+		t.Fatalf("committed %d although the first record is unfinished", n)
+	}
+	close(release)
+	b.waitCommitted("test", 20)
+}
+
+func manual(t *testing.T, b *broker) *kgo.Client {
+	t.Helper()
+	c, err := kafka.NewClient(b.cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func TestFaultsByClass(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		err      error
+		code     string
+		attempts int
+	}{
+		{"permanent is dead-lettered at once", fault.Permanentf("bad-page", "no"), "bad-page", 1},
+		{"transient is tried three times", fault.AsTransient("flaky", errors.New("no")), "flaky", 3},
+		{"an unclassed error is transient", errors.New("who knows"), "internal", 3},
+		{"unavailable with a dependency that answers is transient", fault.AsUnavailable("s3", errors.New("no")), "s3-unavailable", 3},
+		{"unavailable without a probe is transient", fault.AsUnavailable("nobody", errors.New("no")), "nobody-unavailable", 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBroker(t)
+			var tries atomic.Int64
+			cfg := config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+				if in.Key == "bad" {
+					tries.Add(1)
+					return stage.Fail(tc.err)
+				}
+				return stage.Result{Out: []stage.Out{copyOut(in)}}
+			}))
+			cfg.Probes = map[string]func(context.Context) error{"s3": func(context.Context) error { return nil }}
+			cfg.About = func(in stage.In) stage.About { return stage.About{DocumentID: "d", RunID: "r", Page: 7} }
+			cfg.Condemned = func(in stage.In, code string, err error) []stage.Out {
+				return []stage.Out{{Topic: "out", Key: in.Key, Value: []byte("condemned " + in.Key + " " + code)}}
+			}
+			b.produce("in", "bad", "good")
+			b.start(cfg)
+			if diff := cmp.Diff([]string{"condemned bad " + tc.code, "good"}, b.values("out", 2)); diff != "" {
+				t.Error(diff)
+			}
+			letter := b.read(schemas.TopicDeadLetters, 1)[0]
+			h := map[string]string{}
+			for _, x := range letter.Headers {
+				h[x.Key] = string(x.Value)
+			}
+			want := map[string]string{schemas.HeaderStage: "test", schemas.HeaderCode: tc.code, schemas.HeaderTopic: "in",
+				schemas.HeaderAttempts: strconv.Itoa(tc.attempts), schemas.HeaderDocumentID: "d", schemas.HeaderRunID: "r", schemas.HeaderPage: "7"}
+			for k, v := range want {
+				if h[k] != v {
+					t.Errorf("header %s: %q, want %q", k, h[k], v)
+				}
+			}
+			if string(letter.Value) != "bad" || string(letter.Key) != "bad" {
+				t.Errorf("letter holds %q under %q, want the original bytes and key", letter.Value, letter.Key)
+			}
+			if int(tries.Load()) != tc.attempts {
+				t.Errorf("%d tries, want %d", tries.Load(), tc.attempts)
+			}
+			b.waitCommitted("test", 2)
+		})
+	}
+}
+
+func TestAnAbsentDependencyIsWaitedFor(t *testing.T) {
+	b := newBroker(t)
+	var away atomic.Bool
+	away.Store(true)
+	var tries atomic.Int64
+	cfg := config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		if away.Load() {
+			tries.Add(1)
+			return stage.Fail(fault.AsUnavailable("s3", errors.New("connection refused")))
+		}
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	}))
+	cfg.Probes = map[string]func(context.Context) error{"s3": func(context.Context) error {
+		if away.Load() {
+			return errors.New("connection refused")
+		}
+		return nil
+	}}
+	b.produce("in", numbers(0, 3)...)
+	b.start(cfg)
+	eventually(t, "far more tries than MaxAttempts", func() bool { return tries.Load() > 12 })
+	if n := b.committed("test"); n != 0 {
+		t.Fatalf("committed %d while the dependency is away", n)
+	}
+	away.Store(false)
+	if diff := cmp.Diff(numbers(0, 3), b.values("out", 3)); diff != "" {
+		t.Fatal(diff)
+	}
+	b.waitCommitted("test", 3)
+	if n := b.ends(schemas.TopicDeadLetters); n != 0 {
+		t.Fatalf("%d dead letters, want none", n)
+	}
+}
+
+func (b *broker) ends(topic string) int64 {
+	b.t.Helper()
+	ends, err := kadm.NewClient(b.client).ListEndOffsets(b.t.Context(), topic)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var sum int64
+	ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	return sum
+}
+
+func TestAPartThatFailsLeavesTheRest(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", "range")
+	b.start(config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		return stage.Result{Out: []stage.Out{copyOut(in)}, Failures: []stage.Failure{{
+			Replay: stage.Out{Topic: "in", Key: "r/17", Value: []byte("page 17")},
+			About:  stage.About{RunID: "r", Page: 17}, Err: fault.Permanentf("unreadable-page", "broken"),
+		}}}
+	})))
+	if got := b.values("out", 1); got[0] != "range" {
+		t.Fatal(got)
+	}
+	letter := b.read(schemas.TopicDeadLetters, 1)[0]
+	if string(letter.Value) != "page 17" || string(letter.Key) != "r/17" {
+		t.Fatalf("letter holds %q under %q, want the smallest replayable record", letter.Value, letter.Key)
+	}
+	b.waitCommitted("test", 1)
+}
+
+func TestAPanicIsTheRecordsFault(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", "boom", "fine")
+	b.start(config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		if in.Key == "boom" {
+			panic("boom")
+		}
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})))
+	if got := b.values("out", 1); got[0] != "fine" {
+		t.Fatal(got)
+	}
+	b.read(schemas.TopicDeadLetters, 1)
+	b.waitCommitted("test", 2)
+}
+
+func TestBatches(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", numbers(0, 40)...)
+	cfg := config(nil)
+	cfg.Limits.Workers, cfg.Limits.BatchSize, cfg.Limits.BatchDelay = 1, 10, 200*time.Millisecond
+	var mu sync.Mutex
+	var sizes []int
+	cfg.Handler = stage.HandlerFunc(func(_ context.Context, ins []stage.In) []stage.Result {
+		mu.Lock()
+		sizes = append(sizes, len(ins))
+		mu.Unlock()
+		out := make([]stage.Result, len(ins))
+		for i, in := range ins {
+			out[i] = stage.Result{Out: []stage.Out{copyOut(in)}}
+			if in.Key == "00013" {
+				out[i] = stage.Fail(fault.Permanentf("unlucky", "thirteen"))
+			}
+		}
+		return out
+	})
+	b.start(cfg)
+	if got := len(b.values("out", 39)); got != 39 {
+		t.Fatalf("%d outputs, want all but the one that failed", got)
+	}
+	b.read(schemas.TopicDeadLetters, 1)
+	b.waitCommitted("test", 40)
+	mu.Lock()
+	defer mu.Unlock()
+	largest := 0
+	for _, n := range sizes {
+		largest = max(largest, n)
+	}
+	if largest < 2 || largest > 10 {
+		t.Fatalf("batches of %v, want some above 1 and none above 10", sizes)
+	}
+}
+
+func TestFailedCommitsAreTriedAgain(t *testing.T) {
+	b := newBroker(t)
+	var refused atomic.Int64
+	b.cluster.ControlKey(int16(kmsg.OffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if refused.Add(1) > 3 {
+			return nil, nil, false
+		}
+		b.cluster.KeepControl()
+		answer := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+		for _, t := range req.(*kmsg.OffsetCommitRequest).Topics {
+			at := kmsg.NewOffsetCommitResponseTopic()
+			at.Topic = t.Topic
+			at.TopicID = t.TopicID
+			for _, p := range t.Partitions {
+				ap := kmsg.NewOffsetCommitResponseTopicPartition()
+				ap.Partition, ap.ErrorCode = p.Partition, kerr.CoordinatorLoadInProgress.Code
+				at.Partitions = append(at.Partitions, ap)
+			}
+			answer.Topics = append(answer.Topics, at)
+		}
+		return answer, nil, true
+	})
+	b.produce("in", numbers(0, 10)...)
+	b.start(config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})))
+	b.waitCommitted("test", 10)
+	if refused.Load() < 3 {
+		t.Fatalf("only %d commits were refused", refused.Load())
+	}
+}
+
+func TestMembersComeAndGo(t *testing.T) {
+	b := newBroker(t)
+	h := stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})
+	b.start(config(h))
+	b.produce("in", numbers(0, 50)...)
+	for round := range 3 {
+		stop := b.start(config(h))
+		b.produce("in", numbers(50+round*50, 100+round*50)...)
+		stop()
+	}
+	seen := map[string]bool{}
+	eventually(t, "every record comes out", func() bool {
+		for _, r := range b.read("out", 1) {
+			seen[string(r.Value)] = true
+		}
+		return b.ends("out") >= 200
+	})
+	for _, r := range b.read("out", int(b.ends("out"))) {
+		seen[string(r.Value)] = true
+	}
+	for _, v := range numbers(0, 200) {
+		if !seen[v] {
+			t.Errorf("record %s was lost", v)
+		}
+	}
+	b.waitCommitted("test", 200)
+}
+
+func TestASoftStopLetsWorkEndAndAHardOneGivesItUp(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		grace     time.Duration
+		obedient  bool
+		committed int64
+	}{{"within the grace time", 10 * time.Second, false, 1}, {"beyond it", 10 * time.Millisecond, true, 0}} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBroker(t)
+			started, release := make(chan struct{}), make(chan struct{})
+			cfg := config(stage.Each(func(ctx context.Context, in stage.In) stage.Result {
+				close(started)
+				if tc.obedient {
+					<-ctx.Done()
+					return stage.Fail(ctx.Err())
+				}
+				<-release
+				return stage.Result{Out: []stage.Out{copyOut(in)}}
+			}))
+			cfg.Limits.Grace = tc.grace
+			b.produce("in", "slow")
+			stop := b.start(cfg)
+			<-started
+			stopped := make(chan struct{})
+			go func() { stop(); close(stopped) }()
+			if !tc.obedient {
+				close(release)
+			}
+			<-stopped
+			if n := b.committed("test"); n != tc.committed {
+				t.Fatalf("committed %d, want %d", n, tc.committed)
+			}
+			if n := b.ends(schemas.TopicDeadLetters); n != 0 {
+				t.Fatalf("%d dead letters after a stop, want none", n)
+			}
+		})
+	}
+}
+
+func TestStopBeforeStart(t *testing.T) {
+	b := newBroker(t)
+	r, err := stage.New(b.cfg, config(stage.Each(func(context.Context, stage.In) stage.Result { return stage.Result{} })))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	cancel()
+	if err := r.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r.Ready() == nil {
+		t.Fatal("ready though it never ran")
+	}
+}
+
+func TestMemoryNeverFollowsTheBacklog(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", numbers(0, 400)...)
+	cfg := config(nil)
+	cfg.Limits.Workers, cfg.Limits.MaxInFlight = 2, 8
+	var now, most atomic.Int64
+	gate := make(chan struct{}, 1024)
+	cfg.Handler = stage.Each(func(ctx context.Context, in stage.In) stage.Result {
+		n := now.Add(1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		defer now.Add(-1)
+		select {
+		case gate <- struct{}{}:
+		case <-ctx.Done():
+		}
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	})
+	b.start(cfg)
+	if diff := cmp.Diff(numbers(0, 400), b.values("out", 400)); diff != "" {
+		t.Fatal(diff)
+	}
+	b.waitCommitted("test", 400)
+	if most.Load() > 2 {
+		t.Fatalf("%d records in work at once, want at most 2", most.Load())
+	}
+}
+
+func TestProducer(t *testing.T) {
+	b := newBroker(t)
+	p, err := stage.NewProducer(b.cfg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	out, err := stage.Emit("out", "k", schemas.Control{DocumentID: "d", Action: schemas.ActionCancel, Sequence: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Produce(t.Context(), out); err != nil {
+		t.Fatal(err)
+	}
+	r := b.read("out", 1)[0]
+	got, err := schemas.Unmarshal[schemas.Control](r.Value)
+	if err != nil || got.Sequence != 3 || string(r.Key) != "k" {
+		t.Fatalf("read back %+v under %q, %v", got, r.Key, err)
+	}
+	b.cluster.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := p.Produce(ctx, out); err == nil {
+		t.Fatal("acknowledged by a broker that is gone")
+	}
+}

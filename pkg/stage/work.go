@@ -1,0 +1,249 @@
+package stage
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"leafcutter/pkg/fault"
+)
+
+// work is one call of the handler.
+type work struct {
+	items []*item
+	since time.Time
+	named bool // the watchdog has said so already
+}
+
+// work hands records to the handler until the lanes are closed or ctx ends.
+func (r *Runner) work(ctx context.Context) {
+	for {
+		batch := r.lanes.next(ctx)
+		if batch == nil {
+			return
+		}
+		wanted := batch[:0]
+		for _, i := range batch {
+			switch {
+			case i.part.isRevoked():
+				r.lanes.release(i)
+			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
+				r.done(ctx, i, "cancelled")
+			default:
+				wanted = append(wanted, i)
+			}
+		}
+		if len(wanted) > 0 {
+			r.handle(ctx, wanted)
+		}
+	}
+}
+
+func (r *Runner) handle(ctx context.Context, items []*item) {
+	ins := make([]In, len(items))
+	started := time.Now()
+	for n, i := range items {
+		i.in.Attempt = i.attempts + 1
+		ins[n] = i.in
+		r.meters.queued(ctx, started.Sub(i.record.Timestamp))
+	}
+	w := &work{items: items, since: started}
+	r.mu.Lock()
+	r.running[w] = struct{}{}
+	r.mu.Unlock()
+
+	ctx, span := r.spans.start(ctx, ins, r.about)
+	results := r.call(ctx, ins)
+	r.meters.worked(ctx, time.Since(started))
+	outs := make([][]Out, len(items))
+	for n := range items {
+		outs[n] = r.spans.inject(ctx, results[n].Out)
+	}
+	span.end(results)
+
+	r.mu.Lock()
+	delete(r.running, w)
+	r.mu.Unlock()
+	for n, i := range items {
+		r.settle(ctx, i, results[n], outs[n])
+	}
+}
+
+// call is the handler's call, with a panic turned into a fault of the records and a wrong number of results refused.
+func (r *Runner) call(ctx context.Context, ins []In) (results []Result) {
+	fail := func(err error) {
+		results = make([]Result, len(ins))
+		for n := range results {
+			results[n] = Fail(err)
+		}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("the handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			fail(fault.AsTransient("panic", fmt.Errorf("panic: %v", p)))
+		}
+	}()
+	results = r.cfg.Handler.Handle(ctx, ins)
+	if len(results) != len(ins) {
+		fail(fault.AsTransient("internal", fmt.Errorf("the handler gave %d results for %d records", len(results), len(ins))))
+	}
+	return results
+}
+
+// settle decides what becomes of a handled record.
+func (r *Runner) settle(ctx context.Context, i *item, result Result, outs []Out) {
+	if result.Err == nil {
+		for _, f := range result.Failures {
+			r.meters.fault(ctx, f.Err)
+			r.log.Warn("part of a record failed and is dead-lettered", append(aboutAttrs(f.About), "code", fault.CodeOf(f.Err), "error", f.Err)...)
+			outs = append(outs, r.deadLetterOfPart(i, f))
+		}
+		r.produce(ctx, i, outs, "done")
+		return
+	}
+	class := fault.ClassOf(result.Err)
+	if class == fault.Shutdown && ctx.Err() == nil {
+		class = fault.Transient // the handler gave up by itself: nobody asked it to
+	}
+	r.meters.fault(ctx, result.Err)
+	switch class {
+	case fault.Shutdown:
+		r.lanes.release(i) // uncommitted: it is read again
+	case fault.Permanent:
+		r.condemn(ctx, i, result.Err)
+	case fault.Transient:
+		r.retry(ctx, i, result.Err)
+	case fault.Unavailable:
+		r.settling.Go(func() { r.await(ctx, i, result.Err) })
+	}
+}
+
+// await decides about a record whose dependency seems to be away. The fault is believed only while the dependency's
+// own probe fails too: an error that one record alone provokes counts as a try of that record.
+func (r *Runner) await(ctx context.Context, i *item, err error) {
+	dependency := fault.DependencyOf(err)
+	if away := r.probes.away(ctx, dependency); away == nil {
+		r.retry(ctx, i, err)
+		return
+	}
+	if i.waits == 0 {
+		r.log.Warn("a dependency is away: its records wait", "dependency", dependency, "error", err)
+	}
+	i.waits++
+	r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.waits, maxWait))
+}
+
+// retry counts a failed try and queues the record again after a backoff, or gives it up after Limits.MaxAttempts.
+func (r *Runner) retry(ctx context.Context, i *item, err error) {
+	i.attempts++
+	if i.attempts >= r.cfg.Limits.MaxAttempts {
+		r.condemn(ctx, i, err)
+		return
+	}
+	r.log.Info("a record failed and is tried again", append(r.itemAttrs(i), "attempt", i.attempts, "code", fault.CodeOf(err), "error", err)...)
+	r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.attempts, maxBackoff))
+}
+
+// later queues a record again after a pause in which it holds no worker.
+func (r *Runner) later(i *item, pause time.Duration) {
+	time.AfterFunc(pause, func() { r.lanes.again(i) })
+}
+
+const (
+	maxBackoff = time.Minute
+	maxWait    = 5 * time.Second // so that work goes on soon after a dependency is back
+)
+
+// backoff doubles from base with each try, up to limit, less up to a half at random so that records that failed
+// together do not come back together.
+func backoff(base time.Duration, try int, limit time.Duration) time.Duration {
+	d := base << min(try-1, 16)
+	if d > limit || d <= 0 {
+		d = limit
+	}
+	return d - rand.N(d/2+1)
+}
+
+// condemn gives a record up: to dead-letters, with the records that tell the rest of the pipeline.
+func (r *Runner) condemn(ctx context.Context, i *item, err error) {
+	r.log.Error("a record is given up and dead-lettered", append(r.itemAttrs(i), "code", fault.CodeOf(err), "attempts", max(i.attempts, 1), "error", err)...)
+	letter, lerr := r.deadLetter(ctx, i, err)
+	if lerr != nil {
+		// Nothing is given up before its letter is safe: the record is handled again later, and condemned again.
+		r.log.Warn("a dead letter could not be stored; its record is tried again", append(r.itemAttrs(i), "error", lerr)...)
+		i.waits++
+		r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.waits, maxWait))
+		return
+	}
+	outs := []Out{letter}
+	if r.cfg.Condemned != nil {
+		outs = append(outs, r.spans.inject(ctx, r.cfg.Condemned(i.in, fault.CodeOf(err), err))...)
+	}
+	r.produce(ctx, i, outs, "dead")
+}
+
+// produce sends what a record caused and marks it done once all of it has been acknowledged.
+func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome string) {
+	if len(outs) == 0 {
+		r.done(ctx, i, outcome)
+		return
+	}
+	r.settling.Add(1)
+	sendAll(ctx, r.client, r.kafka, outs, func(err error) {
+		defer r.settling.Done()
+		switch {
+		case err == nil:
+			r.done(ctx, i, outcome)
+		case ctx.Err() != nil:
+			r.lanes.release(i)
+		default:
+			// Not from here: this is the client's own goroutine, and a retry may produce again.
+			r.settling.Go(func() { r.settle(ctx, i, Fail(err), nil) })
+		}
+	})
+}
+
+// done marks a record as finished.
+func (r *Runner) done(ctx context.Context, i *item, outcome string) {
+	i.part.finish(i.record.Offset)
+	r.lanes.release(i)
+	r.meters.done(ctx, i.bulk, outcome)
+}
+
+func (r *Runner) in(rec *kgo.Record) In {
+	headers := make(map[string]string, len(rec.Headers))
+	for _, h := range rec.Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	return In{Topic: r.plainName(rec.Topic), Partition: rec.Partition, Offset: rec.Offset, Timestamp: rec.Timestamp,
+		Key: string(rec.Key), Value: rec.Value, Headers: headers, Attempt: 1}
+}
+
+func (r *Runner) about(in In) About {
+	if r.cfg.About == nil {
+		return About{}
+	}
+	return r.cfg.About(in)
+}
+
+func (r *Runner) itemAttrs(i *item) []any {
+	return append(aboutAttrs(r.about(i.in)), "topic", i.in.Topic, "partition", i.in.Partition, "offset", i.in.Offset)
+}
+
+func aboutAttrs(a About) []any {
+	var attrs []any
+	if a.DocumentID != "" {
+		attrs = append(attrs, "document_id", a.DocumentID)
+	}
+	if a.RunID != "" {
+		attrs = append(attrs, "run_id", a.RunID)
+	}
+	if a.Page != 0 {
+		attrs = append(attrs, "page", a.Page)
+	}
+	return attrs
+}
