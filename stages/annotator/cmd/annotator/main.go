@@ -1,0 +1,61 @@
+// Command annotator runs the annotator stage: it cuts and draws the boxes of each detected page.
+package main
+
+import (
+	"context"
+	"os"
+
+	"leafcutter/pkg/kafka"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/pkg/program"
+	"leafcutter/pkg/stage"
+
+	"leafcutter/stages/annotator"
+)
+
+// version is set by the linker.
+var version string
+
+// config is everything that the binary reads.
+type config struct {
+	Annotator annotator.Config
+	Kafka     kafka.Config
+	Objects   objectstore.Config
+	Limits    stage.Limits
+}
+
+func main() {
+	os.Exit(program.Main(program.Spec[config]{
+		Name:      annotator.Name,
+		Purpose:   "cuts crops of detected boxes, draws the annotated page and assigns text",
+		Version:   version,
+		AdminAddr: "127.0.0.1:8094",
+		Run:       run,
+	}))
+}
+
+func run(ctx context.Context, p *program.Program, cfg config) error {
+	store, err := objectstore.Open(ctx, cfg.Objects,
+		objectstore.WithTelemetry(p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()))
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	handler, err := annotator.New(cfg.Annotator, store)
+	if err != nil {
+		return err
+	}
+	s := handler.Stage() // without a number of workers there is one a processor
+	s.Limits = cfg.Limits
+	s.Probes = map[string]func(context.Context) error{
+		"kafka":                kafka.Probe(cfg.Kafka),
+		objectstore.Dependency: store.Probe,
+	}
+	s.Logger, s.TracerProvider, s.MeterProvider = p.Logger, p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()
+	runner, err := stage.New(cfg.Kafka, s)
+	if err != nil {
+		return err
+	}
+	p.Health.Register("kafka group", runner.Ready)
+	return runner.Run(ctx)
+}
