@@ -35,7 +35,7 @@ func (t *Telemetry) logHandler(
 	}
 	exporter, err := autoexport.NewLogExporter(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("log exporter: %w", err)
+		return nil, fmt.Errorf("OTEL_LOGS_EXPORTER=%s: %w", os.Getenv("OTEL_LOGS_EXPORTER"), err)
 	}
 	provider := sdklog.NewLoggerProvider(
 		sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)),

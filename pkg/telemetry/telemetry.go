@@ -135,7 +135,7 @@ func (t *Telemetry) startTraces(ctx context.Context, described *resource.Resourc
 	}
 	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
-		return fmt.Errorf("trace exporter: %w", err)
+		return fmt.Errorf("OTEL_TRACES_EXPORTER=%s: %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
 	}
 	if autoexport.IsNoneSpanExporter(exporter) {
 		return nil
@@ -160,7 +160,7 @@ func (t *Telemetry) startMetrics(ctx context.Context, described *resource.Resour
 	if exporter != "prometheus" && (exporter != "" || endpointSet("METRICS")) {
 		pushing, err := autoexport.NewMetricReader(ctx)
 		if err != nil {
-			return fmt.Errorf("metrics exporter: %w", err)
+			return fmt.Errorf("OTEL_METRICS_EXPORTER=%s: %w", exporter, err)
 		}
 		options = append(options, sdkmetric.WithReader(pushing))
 	}
