@@ -88,7 +88,13 @@ func (p *Producer) Produce(ctx context.Context, outs ...Out) error {
 	}
 	answer := make(chan error, 1)
 	sendAll(ctx, p.client, p.kafka, outs, func(err error) { answer <- err })
-	return <-answer
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		// An idempotent record that was sent cannot be called back: it may still arrive, which its lc-id allows for.
+		return fault.AsUnavailable("kafka", fmt.Errorf("produce: no acknowledgement: %w", ctx.Err()))
+	}
 }
 
 // Close drops what is not acknowledged and disconnects. It may be called twice.

@@ -89,7 +89,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	work, hard := context.WithCancel(context.WithoutCancel(ctx))
 	defer hard()
 
-	client, err := r.connect(work)
+	client, err := r.connect()
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ const (
 	unwind     = 5 * time.Second  // for handlers to return once their context has ended
 )
 
-func (r *Runner) connect(ctx context.Context) (*kgo.Client, error) {
+func (r *Runner) connect() (*kgo.Client, error) {
 	var topics []string
 	for _, t := range r.cfg.Topics {
 		topics = append(topics, r.kafka.Topic(t))
@@ -171,18 +171,21 @@ func (r *Runner) connect(ctx context.Context) (*kgo.Client, error) {
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
-		kgo.FetchMaxWait(time.Second),
+		kgo.FetchMaxWait(fetchWait),
 		kgo.MetadataMaxAge(time.Minute),
 		kgo.ProducerLinger(2*time.Millisecond),
 		kgo.MaxBufferedBytes(bufferedBytes),
-		kgo.WithContext(ctx),
 	)
 }
 
 const (
-	fetchBytes          = 16 << 20 // of one fetch; several of the largest records
-	fetchPartitionBytes = 2 << 20  // of one partition in a fetch; a larger record comes alone
-	bufferedBytes       = 64 << 20 // produced and not yet acknowledged
+	fetchBytes          = 4 << 20   // of one fetch; a larger record comes alone
+	fetchPartitionBytes = 256 << 10 // of one partition in a fetch
+	bufferedBytes       = 64 << 20  // produced and not yet acknowledged
+
+	// fetchWait is how long the broker may hold a fetch that finds nothing. A lane that is resumed waits for the fetch
+	// under way to come back before its partitions are asked for again, so this is short.
+	fetchWait = 200 * time.Millisecond
 )
 
 // poll takes records until ctx ends.
