@@ -3,21 +3,27 @@ module leafcutter/stages/recorder
 go 1.26.0
 
 replace (
+	leafcutter/deploy/local => ../../deploy/local
+	leafcutter/ingest-api/client => ../../ingest-api/client
 	leafcutter/pkg => ../../pkg
 	leafcutter/schemas => ../../schemas
 )
 
 require (
 	github.com/ClickHouse/clickhouse-go/v2 v2.50.0
+	github.com/google/go-cmp v0.7.0
 	go.opentelemetry.io/otel v1.47.0
 	go.opentelemetry.io/otel/metric v1.47.0
+	go.uber.org/goleak v1.3.0
+	leafcutter/deploy/local v0.0.0
 	leafcutter/pkg v0.0.0
 	leafcutter/schemas v0.0.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (
 	github.com/ClickHouse/ch-go v0.74.0 // indirect
-	github.com/andybalholm/brotli v1.2.6 // indirect
+	github.com/andybalholm/brotli v1.2.8 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/felixge/httpsnoop v1.1.0 // indirect
 	github.com/go-faster/city v1.0.1 // indirect

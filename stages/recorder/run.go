@@ -32,7 +32,6 @@ type run struct {
 
 	pages   map[uint32]page
 	codes   map[unique.Handle[string]]int // failed pages by code
-	last    uint64                        // highest version of a record about a page, without outranks
 	seen    uint64                        // highest version of any record, without outranks
 	decided schemas.State                 // what the deciding record said: Queued, Failed or Cancelled; "" where none came
 	failure failure                       // what it said, where it was Failed
@@ -90,7 +89,7 @@ func (r *run) decide(version uint64, state schemas.State, plannedAt int64, why f
 		return
 	}
 	r.row.Decision, r.decided, r.failure = version, state, why
-	if plannedAt != 0 && !r.covered() {
+	if plannedAt != 0 && (r.row.PlannedAt == 0 || !r.covered()) {
 		r.row.PlannedAt = plannedAt
 	}
 }
@@ -98,9 +97,8 @@ func (r *run) decide(version uint64, state schemas.State, plannedAt int64, why f
 // see takes over what a record says of a page, and reports whether that is news: false where what is known outranks it
 // or is the very same. version carries outranks where the page is done.
 func (r *run) see(n uint32, p page) bool {
-	raw := p.version &^ outranks
-	r.seen, r.last = max(r.seen, raw), max(r.last, raw)
-	if at := stamp(raw); r.row.FirstResultAt == 0 || at < r.row.FirstResultAt {
+	r.seen = max(r.seen, p.version&^outranks)
+	if at := stamp(p.version); r.row.FirstResultAt == 0 || at < r.row.FirstResultAt {
 		r.row.FirstResultAt = at
 	}
 	old, known := r.pages[n]
@@ -144,7 +142,6 @@ func (r *run) settle() {
 		default:
 			now.State = schemas.Completed
 		}
-		now.FinishedAt = stamp(r.last)
 	case r.decided == schemas.Failed:
 		now.State, now.Stage, now.Code, now.Error = schemas.Failed, r.failure.stage, r.failure.code, r.failure.error
 		now.FinishedAt = stamp(now.Decision)
@@ -162,6 +159,10 @@ func (r *run) settle() {
 	}
 	if before.State.Final() && before.FinishedAt != 0 && before.end() == now.end() {
 		now.FinishedAt = before.FinishedAt
+	} else if r.covered() {
+		for _, p := range r.pages {
+			now.FinishedAt = max(now.FinishedAt, stamp(p.version))
+		}
 	}
 }
 
