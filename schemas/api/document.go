@@ -73,7 +73,9 @@ type Run struct {
 	Model         string              `json:"model"`
 	ModelDigest   string              `json:"model_digest,omitempty"`
 	State         schemas.State       `json:"state"`
-	Code          string              `json:"code,omitempty" doc:"why the run failed"`
+	Stage         string              `json:"stage,omitempty" doc:"that failed the run as a whole"`
+	Code          string              `json:"code,omitempty" doc:"why the run failed; stable, see docs/errors.md"`
+	Error         string              `json:"error,omitempty" doc:"the same for people"`
 	DPI           int                 `json:"dpi"`
 	PagesSelected int                 `json:"pages_selected"`
 	PagesDone     int                 `json:"pages_done"`
@@ -89,6 +91,7 @@ type Run struct {
 type PageFailure struct {
 	RunID string `json:"run_id" format:"uuid"`
 	Page  int    `json:"page"`
+	Stage string `json:"stage"`
 	Code  string `json:"code" doc:"stable, see docs/errors.md"`
 	Error string `json:"error" doc:"the same for people"`
 }

@@ -13,7 +13,8 @@ type Page struct {
 	RunID      string     `json:"run_id" format:"uuid"`
 	Page       int        `json:"page" doc:"from 1"`
 	State      string     `json:"state" enum:"queued,done,failed"`
-	Code       string     `json:"code,omitempty" doc:"why the page failed"`
+	Stage      string     `json:"stage,omitempty" doc:"that failed the page"`
+	Code       string     `json:"code,omitempty" doc:"why the page failed; stable, see docs/errors.md"`
 	Error      string     `json:"error,omitempty"`
 	DPI        int        `json:"dpi,omitempty" doc:"dots per inch of the page image"`
 	Width      int        `json:"width,omitempty" doc:"pixels of the page image"`

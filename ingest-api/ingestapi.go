@@ -1,0 +1,177 @@
+// Package ingestapi is the front door: documents come in by HTTP, are streamed to S3 and hashed on the way, and become
+// records; what the pipeline makes of them is read back from ClickHouse. cmd/ingest-api runs it.
+//
+// It stays small: nothing of an upload is held in memory, uploads wait on disk in bounds, and models, page images and
+// crops are other processes' work.
+package ingestapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+
+	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/httpapi"
+	"leafcutter/ingest-api/internal/models"
+	"leafcutter/ingest-api/internal/progress"
+	"leafcutter/ingest-api/internal/query"
+	"leafcutter/ingest-api/internal/submission"
+	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/ingest-api/web"
+	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/kafka"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/pkg/program"
+	"leafcutter/pkg/stage"
+	"leafcutter/schemas"
+)
+
+const (
+	headerTimeout = 10 * time.Second // for the head of a request
+	idleTimeout   = 2 * time.Minute  // between two requests of a connection
+	maxHeader     = 32 << 10         // bytes of the head of a request
+	slotWait      = 5 * time.Second  // for a place to upload
+	progressEvery = 500 * time.Millisecond
+	maxWatchers   = 1024
+	probeEvery    = 5 * time.Second
+	tailAgain     = 2 * time.Second
+)
+
+// Memory of Go that is meant to be enough, and how much garbage may pile up on what lives: half of it. The live heap is
+// a few megabytes, so collecting often costs little and keeps the process small. GOGC and GOMEMLIMIT win.
+const (
+	softLimit  = 48 << 20
+	gcPercent  = 50
+	noLimitSet = math.MaxInt64
+)
+
+// Run serves until ctx ends, then lets requests in flight end within the grace time.
+func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
+	staySmall(os.LookupEnv)
+	tracers, meters := p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()
+	store, err := objectstore.Open(ctx, cfg.S3, objectstore.WithTelemetry(tracers, meters))
+	if err != nil {
+		return fmt.Errorf("open the object store: %w", err)
+	}
+	defer store.Close()
+	db, err := clickhouse.Open(ctx, cfg.ClickHouse, clickhouse.WithTelemetry(tracers, meters))
+	if err != nil {
+		return fmt.Errorf("open ClickHouse: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	producer, err := stage.NewProducer(cfg.Kafka, p.Logger)
+	if err != nil {
+		return fmt.Errorf("open Kafka: %w", err)
+	}
+	defer producer.Close()
+	spool, err := upload.NewSpool(cfg.spoolDir(), cfg.SpoolBytes, cfg.MaxUploads, slotWait)
+	if err != nil {
+		return err
+	}
+
+	desk := &submission.Desk{Store: store, Producer: producer, MaxBytes: cfg.HTTP.MaxUpload, Patience: cfg.ProduceTimeout, Now: time.Now}
+	reader := &query.Reader{DB: db}
+	known := models.New(cfg.DefaultModel, p.Logger)
+	feed := &progress.Feed{Source: reader.Summaries, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}
+	books := &catalogue.Catalogue{Results: reader, Markers: desk, Timeout: cfg.QueryTimeout}
+	api, err := httpapi.New(cfg.HTTP, httpapi.Parts{
+		Spool: spool, Desk: desk, Catalogue: books, Models: known, Feed: feed, Objects: store,
+		Version: p.Version, Loopback: cfg.loopback(),
+		Logger: p.Logger, Tracers: tracers, Meters: meters, Propagator: propagation.TraceContext{},
+	})
+	if err != nil {
+		return fmt.Errorf("make the API: %w", err)
+	}
+	defer api.Stop()
+	if err := web.Add(api.Engine(), web.Parts{Catalogue: books, Models: known, KnowsKey: api.KnowsKey, CookieName: httpapi.KeyCookie, MaxUpload: cfg.HTTP.MaxUpload}); err != nil {
+		return fmt.Errorf("make the web pages: %w", err)
+	}
+	api.AddHealth(p.Health.Routes)
+	if !cfg.loopback() && len(cfg.HTTP.APIKeys) == 0 {
+		p.Logger.Warn("everybody who reaches the API may use it: LEAFCUTTER_API_KEYS is empty", slog.String("addr", cfg.Addr))
+	}
+
+	background, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer func() { stop(); running.Wait() }()
+	running.Go(func() { feed.Run(background) })
+	running.Go(func() { follow(background, cfg.Kafka, known, p.Logger) })
+	for name, probe := range map[string]func(context.Context) error{
+		"kafka": kafka.Probe(cfg.Kafka), "s3": store.Probe,
+	} {
+		d := newDependency(name, probe)
+		p.Health.Register(name, d.state)
+		running.Go(func() { d.watch(background) })
+	}
+	return serve(ctx, api, cfg, p)
+}
+
+// serve answers until ctx ends. The requests' own contexts do not end with it: an upload in flight is finished.
+func serve(ctx context.Context, api *httpapi.API, cfg Config, p *program.Program) error {
+	l, err := listen(cfg.Addr, cfg.MaxConnections, cfg.HTTP.StallTimeout)
+	if err != nil {
+		return fmt.Errorf("LEAFCUTTER_API_ADDR: %w", err)
+	}
+	server := &http.Server{
+		Handler: api, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ErrorLog:    slog.NewLogLogger(p.Logger.Handler(), slog.LevelDebug),
+	}
+	server.RegisterOnShutdown(api.Stop)
+	p.Health.Register("http", func() error { return nil })
+	p.Logger.Info("listening", slog.String("addr", l.Addr().String()))
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(l) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Grace)
+	defer cancel()
+	err = server.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		p.Logger.Warn("requests were cut off", slog.Duration("grace", cfg.Grace))
+		err = server.Close()
+	}
+	<-ended
+	if err != nil {
+		return fmt.Errorf("stop serving: %w", err)
+	}
+	return nil
+}
+
+// follow keeps the registry of models up to date, and begins anew where Kafka went away or its topic is not made yet.
+func follow(ctx context.Context, cfg kafka.Config, known *models.Registry, log *slog.Logger) {
+	for ctx.Err() == nil {
+		err := kafka.Tail(ctx, cfg, schemas.TopicModels, known.Apply, known.CaughtUp)
+		if ctx.Err() != nil {
+			return
+		}
+		log.Debug("topic of models cannot be read", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+		case <-time.After(tailAgain):
+		}
+	}
+}
+
+// staySmall sets the collector for a process whose live heap is small, unless the operator has.
+func staySmall(lookup func(string) (string, bool)) {
+	if _, given := lookup("GOGC"); !given {
+		debug.SetGCPercent(gcPercent)
+	}
+	if debug.SetMemoryLimit(-1) == noLimitSet {
+		debug.SetMemoryLimit(softLimit)
+	}
+}

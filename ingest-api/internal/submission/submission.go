@@ -1,0 +1,257 @@
+// Package submission makes a document out of what was received: an object, a marker beside it and a record, durable in
+// this order before anybody is told the document's id. The handlers of package httpapi call it.
+//
+// The marker, documents/{id}/submission.json, says what was accepted under an id. By it an id is known before its row
+// lands, and a repeated Idempotency-Key is told from one that is used for something else.
+package submission
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"leafcutter/ingest-api/internal/problem"
+	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/filetype"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/pkg/stage"
+	"leafcutter/schemas"
+	"leafcutter/schemas/pages"
+)
+
+// Store is what is used of the object store.
+type Store interface {
+	PutReader(ctx context.Context, key string, r io.ReadSeeker, size int64, contentType string) error
+	Put(ctx context.Context, key string, body []byte, contentType string) error
+	Get(ctx context.Context, key string, limit int64) ([]byte, error)
+	OpenURI(ctx context.Context, uri string) (io.ReadCloser, objectstore.Info, error)
+	URI(key string) string
+}
+
+// Producer is what is used of Kafka.
+type Producer interface {
+	Produce(ctx context.Context, outs ...stage.Out) error
+}
+
+// Desk accepts submissions.
+type Desk struct {
+	Store    Store
+	Producer Producer
+	MaxBytes int64         // of a source that is referred to
+	Patience time.Duration // for the record to be acknowledged
+	Now      func() time.Time
+
+	busy keyed
+}
+
+// Key is what makes a submission repeatable: the caller's Idempotency-Key, within the caller's API key. The zero Key
+// makes none.
+type Key struct {
+	API         string
+	Idempotency string
+}
+
+// Submission is the marker.
+type Submission struct {
+	Fingerprint string                    `json:"fingerprint"`
+	Produced    bool                      `json:"produced"` // the record was acknowledged
+	Document    schemas.DocumentSubmitted `json:"document"`
+}
+
+// maxMarker bounds a marker in bytes: thresholds of 256 classes and the longest selection of pages fit.
+const maxMarker = 64 << 10
+
+// MarkerKey is the object that holds the marker of a document.
+func MarkerKey(documentID string) string {
+	return schemas.DocumentPrefix(documentID) + "submission.json"
+}
+
+// Upload accepts a document that was received: d has the options, file the bytes.
+func (k *Desk) Upload(ctx context.Context, d schemas.DocumentSubmitted, kind filetype.Type, file *upload.File, key Key) (schemas.DocumentSubmitted, error) {
+	d.ContentType, d.SHA256, d.Bytes = string(kind), file.SHA256(), file.Size()
+	return k.accept(ctx, d, key, func(ctx context.Context, d *schemas.DocumentSubmitted) error {
+		source := schemas.SourceKey(d.DocumentID)
+		d.Source = k.Store.URI(source)
+		r, err := file.Reader()
+		if err != nil {
+			return err
+		}
+		return k.Store.PutReader(ctx, source, r, file.Size(), string(kind))
+	})
+}
+
+// Refer accepts a document that lies in a bucket already: d.Source says where.
+func (k *Desk) Refer(ctx context.Context, d schemas.DocumentSubmitted, key Key) (schemas.DocumentSubmitted, error) {
+	kind, size, err := k.look(ctx, d.Source)
+	if err != nil {
+		return d, err
+	}
+	d.ContentType, d.Bytes = string(kind), size
+	return k.accept(ctx, d, key, nil)
+}
+
+// look tells what lies at source by its first bytes, and refuses what would fail anyway.
+func (k *Desk) look(ctx context.Context, source string) (filetype.Type, int64, error) {
+	body, info, err := k.Store.OpenURI(ctx, source)
+	switch fault.CodeOf(err) {
+	case objectstore.CodeSource:
+		return "", 0, problem.Because(err, problem.SourceNotAllowed, "The source %.300q cannot be read here", source)
+	case objectstore.CodeMissing:
+		return "", 0, problem.Because(err, problem.SourceNotFound, "There is nothing at %.300q", source)
+	}
+	if err != nil {
+		return "", 0, problem.From(err, "Reading the source")
+	}
+	defer func() { _ = body.Close() }() // only its head was wanted
+	switch {
+	case info.Size == 0:
+		return "", 0, problem.New(problem.EmptyFile, "The object at %.300q is empty", source)
+	case info.Size > k.MaxBytes:
+		return "", 0, problem.New(problem.TooLarge, "The object at %.300q has %d bytes, at most %d are taken", source, info.Size, k.MaxBytes)
+	}
+	head := make([]byte, filetype.HeadSize)
+	n, err := io.ReadFull(body, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return "", 0, problem.From(err, "Reading the source")
+	}
+	kind, ok := filetype.Detect(head[:n])
+	if !ok {
+		return "", 0, problem.New(problem.UnsupportedFile, "The object at %.300q is of another kind", source)
+	}
+	return kind, info.Size, nil
+}
+
+// accept gives the document its identity and makes it durable. store puts the source where it belongs and says so in
+// the document; nil where it lies there already.
+func (k *Desk) accept(ctx context.Context, d schemas.DocumentSubmitted, key Key, store func(context.Context, *schemas.DocumentSubmitted) error) (schemas.DocumentSubmitted, error) {
+	d.SubmittedAt = k.Now().UTC().Truncate(time.Millisecond)
+	if key.Idempotency == "" {
+		d.DocumentID = schemas.NewDocumentID(d.SubmittedAt)
+		if store != nil {
+			if err := store(ctx, &d); err != nil {
+				return d, problem.From(err, "Storing the document")
+			}
+		}
+		if err := k.mark(ctx, Submission{Document: d}); err != nil {
+			return d, err
+		}
+		return d, k.produce(ctx, d)
+	}
+	d.DocumentID = schemas.DocumentIDForKey(key.API, key.Idempotency)
+	return k.acceptKeyed(ctx, d, store)
+}
+
+// acceptKeyed claims the identity before the source is stored, because two uploads under one key share one source
+// object. Within this process they take turns. Of two instances that race, the marker that is there afterwards wins, and
+// the other one is refused before it stores anything; where both read back their own in turn, the planner still sees one
+// document, whose sha256 then does not fit its source.
+func (k *Desk) acceptKeyed(ctx context.Context, d schemas.DocumentSubmitted, store func(context.Context, *schemas.DocumentSubmitted) error) (schemas.DocumentSubmitted, error) {
+	leave, err := k.busy.enter(ctx, d.DocumentID)
+	if err != nil {
+		return d, problem.From(err, "Waiting for the same Idempotency-Key")
+	}
+	defer leave()
+	print := Fingerprint(d)
+	there, err := k.Find(ctx, d.DocumentID)
+	if err == nil && there == nil {
+		if err = k.mark(ctx, Submission{Fingerprint: print, Document: d}); err == nil {
+			there, err = k.Find(ctx, d.DocumentID)
+		}
+	}
+	switch {
+	case err != nil:
+		return d, err
+	case there == nil:
+		return d, problem.New(problem.DependencyBroken, "The marker of the submission vanished as it was written")
+	case there.Fingerprint != print:
+		return d, problem.New(problem.IdempotencyMismatch, "The key names document %s, whose file, title or options are others", d.DocumentID)
+	case there.Produced:
+		return there.Document, nil
+	}
+	// What was said first holds, its time of submission before all: every row of the document is ordered by it.
+	mine := *there
+	if store != nil {
+		if err := store(ctx, &mine.Document); err != nil {
+			return d, problem.From(err, "Storing the document")
+		}
+	}
+	if err := k.produce(ctx, mine.Document); err != nil {
+		return d, err
+	}
+	// Only spares a repetition the record, which changes nothing when it is read twice. So a fault here is none of the
+	// client's.
+	mine.Produced = true
+	_ = k.mark(ctx, mine)
+	return mine.Document, nil
+}
+
+// Find is the marker of a document, nil where there is none.
+func (k *Desk) Find(ctx context.Context, documentID string) (*Submission, error) {
+	value, err := k.Store.Get(ctx, MarkerKey(documentID), maxMarker)
+	if fault.CodeOf(err) == objectstore.CodeMissing {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, problem.From(err, "Looking for the document")
+	}
+	var s Submission
+	if err := json.Unmarshal(value, &s); err != nil {
+		return nil, problem.Because(err, problem.DependencyBroken, "The marker of the submission cannot be read")
+	}
+	return &s, nil
+}
+
+func (k *Desk) mark(ctx context.Context, s Submission) error {
+	value, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("marshal the marker: %w", err)
+	}
+	if err := k.Store.Put(ctx, MarkerKey(s.Document.DocumentID), value, "application/json"); err != nil {
+		return problem.From(err, "Storing the submission")
+	}
+	return nil
+}
+
+// produce waits as long as Patience for the record to be acknowledged. After that the object stays where it is:
+// harmless, for nobody was told its id.
+func (k *Desk) produce(ctx context.Context, d schemas.DocumentSubmitted) error {
+	out, err := stage.Emit(schemas.TopicDocuments, d.DocumentID, d)
+	if err != nil {
+		return fmt.Errorf("make the record: %w", err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, k.Patience)
+	defer cancel()
+	err = k.Producer.Produce(bounded, out)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		return problem.Because(err, problem.KafkaUnavailable, "Kafka did not acknowledge the record within %s", k.Patience)
+	}
+	if err != nil {
+		return problem.From(err, "Handing the document to the pipeline")
+	}
+	return nil
+}
+
+// Fingerprint is the digest of what makes two submissions the same: the file's bytes, or where it lies, and everything
+// that was asked for. The file's name is none of it: what is repeated from another copy is still the same.
+func Fingerprint(d schemas.DocumentSubmitted) string {
+	if d.SHA256 != "" {
+		d.Source = ""
+	}
+	d.DocumentID, d.FileName, d.ContentType, d.SubmittedAt = "", "", "", time.Time{}
+	d.Models, d.Model = d.ModelNames(), ""
+	if selection, err := pages.Parse(d.Pages); err == nil {
+		d.Pages = selection.String()
+	}
+	canonical, err := json.Marshal(d)
+	if err != nil {
+		panic("submission: a document cannot fail to marshal: " + err.Error()) // no channels, functions or NaN: refused before
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])
+}
