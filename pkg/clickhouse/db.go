@@ -8,6 +8,7 @@
 package clickhouse
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -198,7 +199,7 @@ func (db *DB) probe(ctx context.Context, host string, secure bool) error {
 	answer, err := io.ReadAll(io.LimitReader(response.Body, 4<<10))
 	err = errors.Join(err, response.Body.Close())
 	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %s: %.500s", host, response.Status, answer)
+		err = fmt.Errorf("%s answers %s: %.500s", host, response.Status, bytes.TrimSpace(answer))
 	}
 	return err
 }

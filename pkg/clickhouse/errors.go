@@ -151,8 +151,9 @@ func fromNetwork(err error) bool {
 // unreachable classes the error of a probe or a migration, where nothing is a row's fault.
 func unreachable(ctx context.Context, doing string, err error) error {
 	err = classed(ctx, doing, err)
-	if class := fault.ClassOf(err); class == fault.Permanent || class == fault.Transient {
-		return fault.AsUnavailable(Dependency, err)
+	var f *fault.Error
+	if errors.As(err, &f) && f.Class != fault.Unavailable {
+		return fault.AsUnavailable(Dependency, f.Err)
 	}
 	return err
 }

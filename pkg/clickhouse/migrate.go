@@ -40,12 +40,14 @@ func Migrate(ctx context.Context, cfg Config, migrations fs.FS, logger *slog.Log
 	db := chgo.OpenDB(cfg.options(cfg.Database, transport))
 	defer func() { err = errors.Join(err, db.Close()) }()
 	provider, err := goose.NewProvider(goose.DialectClickHouse, db, migrations,
-		goose.WithSlog(logger), goose.WithVerbose(true), goose.WithDisableGlobalRegistry(true))
+		goose.WithSlog(logger), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return fmt.Errorf("clickhouse: read migrations: %w", err)
 	}
-	if _, err := provider.Up(ctx); err != nil {
-		return classed(ctx, "migrate "+cfg.Database, err)
+	applied, err := provider.Up(ctx)
+	for _, m := range applied {
+		logger.Info("migration applied", slog.String("database", cfg.Database), slog.String("file", m.Source.Path),
+			slog.Duration("took", m.Duration))
 	}
-	return nil
+	return classed(ctx, "migrate "+cfg.Database, err)
 }

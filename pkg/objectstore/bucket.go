@@ -178,8 +178,9 @@ func (s *Store) EnsureBucket(ctx context.Context) error {
 // unreachable classes the error of an operation on the bucket itself, where nothing is an object's fault.
 func unreachable(ctx context.Context, doing string, err error) error {
 	err = classed(ctx, doing, err)
-	if class := fault.ClassOf(err); class == fault.Permanent || class == fault.Transient {
-		return fault.AsUnavailable(Dependency, err)
+	var f *fault.Error
+	if errors.As(err, &f) && f.Class != fault.Unavailable {
+		return fault.AsUnavailable(Dependency, f.Err)
 	}
 	return err
 }

@@ -45,8 +45,6 @@ func open(t *testing.T, cfg objectstore.Config, options ...objectstore.Option) *
 }
 
 func TestServerFaultsAreClassed(t *testing.T) {
-	server := objectstoretest.NewServer(t)
-	store := server.Open(t)
 	for _, c := range []struct {
 		status int
 		s3     string
@@ -70,6 +68,9 @@ func TestServerFaultsAreClassed(t *testing.T) {
 		{409, "OperationAborted", fault.Transient, "s3-error"},
 	} {
 		t.Run(c.s3, func(t *testing.T) {
+			t.Parallel() // each of those that are tried again takes a while
+			server := objectstoretest.NewServer(t)
+			store := server.Open(t)
 			server.Fail(func(*http.Request) (int, string) { return c.status, c.s3 })
 			_, err := store.Get(t.Context(), "k", 10)
 			if fault.ClassOf(err) != c.class || fault.CodeOf(err) != c.code {
@@ -94,16 +95,21 @@ func TestAbsentServer(t *testing.T) {
 	cfg := objectstoretest.NewServer(t).Config()
 	cfg.Endpoint = endpoint
 	store := open(t, cfg)
-	_, getErr := store.Get(t.Context(), "k", 10)
-	_, existsErr := store.Exists(t.Context(), "k")
-	_, prefixErr := store.DeletePrefix(t.Context(), "p")
-	for name, err := range map[string]error{
-		"get": getErr, "exists": existsErr, "delete prefix": prefixErr, "put": store.Put(t.Context(), "k", nil, ""),
-		"delete": store.Delete(t.Context(), "a", "b"), "probe": store.Probe(t.Context()), "bucket": store.EnsureBucket(t.Context()),
+	for name, do := range map[string]func(context.Context) error{
+		"get":           func(ctx context.Context) error { _, err := store.Get(ctx, "k", 10); return err },
+		"exists":        func(ctx context.Context) error { _, err := store.Exists(ctx, "k"); return err },
+		"delete prefix": func(ctx context.Context) error { _, err := store.DeletePrefix(ctx, "p"); return err },
+		"put":           func(ctx context.Context) error { return store.Put(ctx, "k", nil, "") },
+		"delete":        func(ctx context.Context) error { return store.Delete(ctx, "a", "b") },
+		"probe":         store.Probe,
+		"bucket":        store.EnsureBucket,
 	} {
-		if fault.ClassOf(err) != fault.Unavailable || fault.DependencyOf(err) != "s3" {
-			t.Errorf("%s: %v is %s", name, err, fault.ClassOf(err))
-		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := do(t.Context()); fault.ClassOf(err) != fault.Unavailable || fault.DependencyOf(err) != "s3" {
+				t.Errorf("%v is %s", err, fault.ClassOf(err))
+			}
+		})
 	}
 	// Signing asks nobody.
 	if _, err := store.PresignGet(t.Context(), "k", time.Minute); err != nil {
