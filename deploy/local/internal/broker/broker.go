@@ -15,8 +15,11 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"leafcutter/deploy/local/internal/datadir"
 )
 
 // Config says where to listen and what to keep.
@@ -25,11 +28,10 @@ type Config struct {
 	Dir    string // data directory, created where it is missing
 	Logger *slog.Logger
 
-	Partitions      int   // of a topic that is created without saying how many; 10
-	MaxRecord       int64 // bytes of a batch, and so of its largest record; 16 MiB
-	AutoCreate      bool  // topics come into being when a producer names them
-	NoSync          bool  // leave writes to the page cache: for tests, loses acknowledged records with the machine
-	MinGroupSession int   // ms, the shortest session timeout that a group member may ask for; 6000
+	Partitions      int           // of a topic that is created without saying how many; 10
+	MaxRecord       int64         // bytes of a batch, and so of its largest record; 16 MiB
+	AutoCreate      bool          // topics come into being when a client asks for them
+	MinGroupSession time.Duration // the shortest session timeout that a group member may ask for; 6 s
 }
 
 func (c *Config) complete() (port int, err error) {
@@ -55,7 +57,7 @@ func (c *Config) complete() (port int, err error) {
 		c.MaxRecord = 16 << 20
 	}
 	if c.MinGroupSession <= 0 {
-		c.MinGroupSession = 6000
+		c.MinGroupSession = 6 * time.Second
 	}
 	return port, errors.Join(faults...)
 }
@@ -64,7 +66,7 @@ func (c *Config) complete() (port int, err error) {
 type Server struct {
 	cfg     Config
 	cluster *kfake.Cluster
-	lock    *dirLock
+	lock    *datadir.Lock
 	addr    string
 }
 
@@ -76,7 +78,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuring the broker: %w", err)
 	}
-	lock, err := lockDir(cfg.Dir)
+	lock, err := datadir.Take(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func New(cfg Config) (*Server, error) {
 		} else {
 			err = fmt.Errorf("listening for Kafka clients: %w", err)
 		}
-		return nil, errors.Join(err, lock.release())
+		return nil, errors.Join(err, lock.Release())
 	}
 	options := []kfake.Opt{
 		kfake.NumBrokers(1),
@@ -95,20 +97,18 @@ func New(cfg Config) (*Server, error) {
 		kfake.Ports(port),
 		kfake.ListenFn(func(string, string) (net.Listener, error) { return listener, nil }),
 		kfake.DataDir(cfg.Dir),
+		kfake.SyncWrites(), // an acknowledged record survives the machine, not only the process
 		kfake.DefaultNumPartitions(cfg.Partitions),
 		kfake.BrokerConfigs(map[string]string{"message.max.bytes": strconv.FormatInt(cfg.MaxRecord, 10)}),
-		kfake.GroupMinSessionTimeout(milliseconds(cfg.MinGroupSession)),
+		kfake.GroupMinSessionTimeout(cfg.MinGroupSession),
 		kfake.WithLogger(logger{cfg.Logger}),
 	}
 	if cfg.AutoCreate {
 		options = append(options, kfake.AllowAutoTopicCreation())
 	}
-	if !cfg.NoSync {
-		options = append(options, kfake.SyncWrites())
-	}
 	cluster, err := kfake.NewCluster(options...)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("starting the broker on %s: %w", cfg.Dir, err), listener.Close(), lock.release())
+		return nil, errors.Join(fmt.Errorf("starting the broker on %s: %w", cfg.Dir, err), listener.Close(), lock.Release())
 	}
 	return &Server{cfg: cfg, cluster: cluster, lock: lock, addr: listener.Addr().String()}, nil
 }
@@ -121,7 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.cfg.Logger.InfoContext(ctx, "broker is ready", slog.String("address", s.addr), slog.String("dir", s.cfg.Dir))
 	<-ctx.Done()
 	s.cluster.Close()
-	return s.lock.release()
+	return s.lock.Release()
 }
 
 // logger passes on what kfake says at the levels that a user should see.

@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
-	"syscall"
 	"unsafe"
+
+	"leafcutter/deploy/local/internal/datadir"
 )
 
 // Config says which library to load and which data to open.
@@ -23,7 +23,7 @@ type Config struct {
 type Engine struct {
 	lib    *library
 	args   []string
-	lock   *os.File
+	lock   *datadir.Lock
 	anchor *Conn // keeps the engine running while no other connection is open
 
 	mu    sync.Mutex
@@ -44,15 +44,12 @@ func Open(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening chDB: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening chDB: %w", err)
-	}
 	process.Lock()
 	defer process.Unlock()
 	if process.open != "" {
 		return nil, fmt.Errorf("opening %s: this process already has %s open, and chDB is one per process", dir, process.open)
 	}
-	lock, err := lockDir(dir)
+	lock, err := datadir.Take(dir) // libchdb has a lock too, but its refusal carries no reason
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +58,7 @@ func Open(cfg Config) (*Engine, error) {
 		e.args = append(e.args, "--config-file="+cfg.ConfigFile)
 	}
 	if err := e.start(cfg.Library); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening %s: %w", dir, err), lock.Close())
+		return nil, errors.Join(fmt.Errorf("opening %s: %w", dir, err), lock.Release())
 	}
 	process.open = dir
 	return e, nil
@@ -80,28 +77,6 @@ func (e *Engine) start(file string) error {
 	}
 	e.anchor, err = e.Connect()
 	return err
-}
-
-// lockDir takes the directory for this process. libchdb has a lock of its own, but its refusal carries no
-// reason; this one names the process that holds the directory.
-func lockDir(dir string) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, "leafcutter.lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder := make([]byte, 32)
-		n, _ := file.ReadAt(holder, 0)
-		_ = file.Close()
-		return nil, fmt.Errorf("%s is in use by process %s: stop it, or choose another data directory (%w)", dir, strings.TrimSpace(string(holder[:n])), err)
-	}
-	if err := file.Truncate(0); err == nil {
-		_, err = file.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("locking %s: %w", dir, err), file.Close())
-		}
-	}
-	return file, nil
 }
 
 // Connect opens a connection with a session of its own.
@@ -147,5 +122,5 @@ func (e *Engine) Close() error {
 	err := keepingSignals(func() { closeErr = e.anchor.Close() })
 	e.anchor = nil
 	process.open = ""
-	return errors.Join(err, closeErr, e.lock.Close())
+	return errors.Join(err, closeErr, e.lock.Release())
 }

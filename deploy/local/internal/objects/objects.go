@@ -21,6 +21,8 @@ import (
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/debuglogger"
 	"github.com/versity/versitygw/embedgw"
+
+	"leafcutter/deploy/local/internal/datadir"
 )
 
 // HealthPath answers 200 without credentials once the gateway serves.
@@ -68,6 +70,7 @@ type Server struct {
 	backend *posix.Posix
 	addr    string
 	held    net.Listener // keeps the port until the gateway takes it
+	lock    *datadir.Lock
 	ready   chan struct{}
 }
 
@@ -84,36 +87,40 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the object store: %w", err)
 	}
-	files, sidecar := filepath.Join(dir, "objects"), filepath.Join(dir, "metadata")
-	for _, d := range []string{filepath.Join(files, cfg.Bucket), sidecar} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			return nil, fmt.Errorf("opening the object store: %w", err)
-		}
-	}
-	listener, err := net.Listen("tcp", cfg.Addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("the object store cannot have %s, another program listens there: stop it, or let `leafcutter up --any-port` choose: %w", cfg.Addr, err)
-	}
+	lock, err := datadir.Take(dir)
 	if err != nil {
-		return nil, fmt.Errorf("listening for S3 clients: %w", err)
+		return nil, err
 	}
-	backend, err := openFolder(files, sidecar)
-	if err != nil {
-		return nil, errors.Join(err, listener.Close())
+	s := &Server{cfg: cfg, lock: lock, ready: make(chan struct{})}
+	if err := s.open(dir); err != nil {
+		return nil, errors.Join(err, lock.Release())
 	}
-	return &Server{cfg: cfg, backend: backend, addr: listener.Addr().String(), held: listener, ready: make(chan struct{})}, nil
+	return s, nil
 }
 
-func openFolder(files, sidecar string) (*posix.Posix, error) {
+func (s *Server) open(dir string) error {
+	files, sidecar := filepath.Join(dir, "objects"), filepath.Join(dir, "metadata")
+	for _, d := range []string{filepath.Join(files, s.cfg.Bucket), sidecar} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("opening the object store: %w", err)
+		}
+	}
+	listener, err := net.Listen("tcp", s.cfg.Addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("the object store cannot have %s, another program listens there: stop it, or let `leafcutter up --any-port` choose: %w", s.cfg.Addr, err)
+	}
+	if err != nil {
+		return fmt.Errorf("listening for S3 clients: %w", err)
+	}
 	store, err := meta.NewSideCar(sidecar)
-	if err != nil {
-		return nil, fmt.Errorf("opening the object store: %w", err)
+	if err == nil {
+		s.backend, err = posix.New(files, store, posix.PosixOpts{SideCarDir: sidecar, Concurrency: 64, IOBufferSize: 256 << 10})
 	}
-	backend, err := posix.New(files, store, posix.PosixOpts{SideCarDir: sidecar, Concurrency: 64, IOBufferSize: 256 << 10})
 	if err != nil {
-		return nil, fmt.Errorf("opening the object store: %w", err)
+		return errors.Join(fmt.Errorf("opening the object store: %w", err), listener.Close())
 	}
-	return backend, nil
+	s.held, s.addr = listener, listener.Addr().String()
+	return nil
 }
 
 // Addr is where clients connect, host:port.
@@ -124,6 +131,11 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Run serves until ctx ends. A Server runs once.
 func (s *Server) Run(ctx context.Context) error {
+	err := s.serve(ctx)
+	return errors.Join(err, s.lock.Release())
+}
+
+func (s *Server) serve(ctx context.Context) error {
 	if err := s.held.Close(); err != nil {
 		return fmt.Errorf("serving objects: %w", err)
 	}

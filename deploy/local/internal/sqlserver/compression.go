@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zlib"
 	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
 )
 
 // decompressor undoes what a client did to a body: HTTP's Content-Encoding, then ClickHouse's own blocks
@@ -40,6 +41,8 @@ func decompressor(body io.Reader, encoding string, native bool) (io.Reader, erro
 			return nil, fmt.Errorf("reading zstd: %w", err)
 		}
 		body = reader.IOReadCloser()
+	case "lz4":
+		body = lz4.NewReader(body)
 	default:
 		return nil, fmt.Errorf("unknown Content-Encoding %q", encoding)
 	}
@@ -103,7 +106,7 @@ func compressor(out io.Writer, accept string, query url.Values) (w io.WriteClose
 	if query.Get("enable_http_compression") == "0" {
 		accept = ""
 	}
-	for _, candidate := range []string{"zstd", "br", "gzip", "deflate"} {
+	for _, candidate := range []string{"zstd", "lz4", "br", "gzip", "deflate"} {
 		if !strings.Contains(accept, candidate) {
 			continue
 		}
@@ -112,6 +115,8 @@ func compressor(out io.Writer, accept string, query url.Values) (w io.WriteClose
 			if z, err := zstd.NewWriter(out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest)); err == nil {
 				return z, candidate
 			}
+		case "lz4":
+			return lz4.NewWriter(out), candidate
 		case "br":
 			return brotli.NewWriterLevel(out, 1), candidate
 		case "gzip":

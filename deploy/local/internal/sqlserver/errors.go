@@ -37,11 +37,17 @@ func (s *Server) refuse(code int, name, format string, args ...any) *exception {
 	return &exception{code: code, text: fmt.Sprintf("Code: %d. DB::Exception: %s. (%s) (version %s)", code, fmt.Sprintf(format, args...), name, s.identity.version)}
 }
 
+// wrapped is a server's error inside that of libchdb's client, which repeats its code and name.
+var wrapped = regexp.MustCompile(`(?s)^Code: (\d+)\. DB::Exception: (Code: \d+\. .*\(version [^)]*\))\. \([A-Z_]+\)(?: \(version [^)]*\))?$`)
+
 var codeOf = regexp.MustCompile(`Code: (\d+)\. `)
 
 // exceptionOf takes the engine's text and completes it as the server would send it.
 func (s *Server) exceptionOf(text string) *exception {
 	text = strings.TrimSpace(strings.TrimPrefix(text, "Error: "))
+	for inner := wrapped.FindStringSubmatch(text); inner != nil; inner = wrapped.FindStringSubmatch(text) {
+		text = inner[2]
+	}
 	match := codeOf.FindStringSubmatchIndex(text)
 	if match == nil {
 		return s.refuse(codeUnknown, "UNKNOWN_EXCEPTION", "%s", text)
@@ -64,7 +70,7 @@ func httpStatus(code int) int {
 		return http.StatusUnauthorized
 	case 192, 193, codeAuthenticationFailed, codeAccessDenied, codeReadonly:
 		return http.StatusForbidden
-	case 36, 427, 6, 26, 27, 38, 41, 42, 53, 56, 62, 67, 69, 70, 117, 120, 130, 131, 321, 457, codeSettingBounds, codeInvalidCompression:
+	case 36, 427, 456, 6, 26, 27, 38, 41, 42, 53, 56, 62, 67, 69, 70, 117, 120, 130, 131, 321, 457, codeSettingBounds, codeInvalidCompression:
 		return http.StatusBadRequest
 	case 60, 46, 47, 50, 67_000, 81, 115, 63, 73, 78, 336, 511:
 		return http.StatusNotFound

@@ -98,10 +98,6 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 	if version, ok := handshakeVersion(req); ok {
 		return s.handshake(w, r, req, version)
 	}
-	setup, refusal := s.sessionStatements(req)
-	if refusal != nil {
-		return refusal
-	}
 	conn, err := s.engine.Connect()
 	if err != nil {
 		return err
@@ -110,6 +106,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
 	st, err := s.admit(conn, req)
 	if err != nil {
 		return err
+	}
+	setup, refusal := s.sessionStatements(req)
+	if refusal != nil {
+		return refusal
 	}
 	for _, sql := range setup {
 		if _, _, err := conn.Query([]byte(sql), "Null"); err != nil {
@@ -130,18 +130,21 @@ func (s *Server) admit(conn *chdb.Conn, req *request) (statement, error) {
 		if err != nil {
 			return statement{}, s.parseError(err)
 		}
-		req.sql = canonical
+		text, inline := cutSettings(string(canonical))
+		req.sql, req.settings = []byte(text), append(req.settings, inline...)
 	}
 	st := inspect(string(req.sql))
 	switch {
 	case st.multiple:
 		return st, s.refuse(codeSyntaxError, "SYNTAX_ERROR", "Syntax error (Multi-statements are not allowed)")
-	case st.files != "" && st.files != "file()":
-		return st, s.refuse(codeNotImplemented, "NOT_IMPLEMENTED", "%s is not allowed over HTTP", st.files)
+	case st.file != "":
+		return st, s.refuse(codeNotImplemented, "NOT_IMPLEMENTED", "%s is not allowed over HTTP", st.file)
 	case req.writes:
 		return st, nil
-	case st.files != "":
-		return st, s.refuse(codeAccessDenied, "ACCESS_DENIED", "default: Not enough privileges. To execute this query, it's necessary to have the grant READ ON FILE")
+	case st.outside != "":
+		return st, s.refuse(codeAccessDenied, "ACCESS_DENIED", "default: Not enough privileges. %s reaches outside the database, which this user may not", st.outside)
+	case st.settings:
+		return st, s.refuse(codeReadonly, "READONLY", "Cannot modify settings in readonly mode other than by one SETTINGS clause at the end of the statement")
 	case !st.reads():
 		return st, s.refuse(codeReadonly, "READONLY", "default: Cannot execute query in readonly mode. This user only reads: send the user and password of the stages to write")
 	}

@@ -26,6 +26,7 @@ type request struct {
 	sql      []byte    // statement, with the beginning of an INSERT's data after it
 	rest     io.Reader // of the body, nil where there was none
 	params   []chdb.Param
+	settings []setting // of the URL, then of the statement
 }
 
 func (s *Server) parse(w http.ResponseWriter, r *http.Request) (*request, *exception) {
@@ -40,6 +41,7 @@ func (s *Server) parse(w http.ResponseWriter, r *http.Request) (*request, *excep
 	}
 	req := &request{
 		query:    q,
+		settings: requestSettings(q),
 		id:       first(q.Get("query_id"), r.Header.Get("X-ClickHouse-Query-Id"), uuid.NewString()),
 		database: first(q.Get("database"), r.Header.Get("X-ClickHouse-Database")),
 		format:   first(q.Get("default_format"), r.Header.Get("X-ClickHouse-Format"), "TabSeparated"),

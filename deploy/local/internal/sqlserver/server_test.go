@@ -42,7 +42,16 @@ func library(t testing.TB) string {
 // start runs a server on dir until the test ends, or until the returned function is called.
 func start(t testing.TB, dir string) (addr string, stop func()) {
 	t.Helper()
-	server, err := sqlserver.New(sqlserver.Config{Addr: "127.0.0.1:0", Library: library(t), Dir: dir, Password: password})
+	return startWith(t, dir, func(*config) {})
+}
+
+type config = sqlserver.Config
+
+func startWith(t testing.TB, dir string, change func(*config)) (addr string, stop func()) {
+	t.Helper()
+	cfg := config{Addr: "127.0.0.1:0", Library: library(t), Dir: dir, Password: password}
+	change(&cfg)
+	server, err := sqlserver.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func requestSettings(query url.Values) []setting {
 
 // sessionStatements sets a fresh session up for one request, least rights last.
 func (s *Server) sessionStatements(r *request) ([]string, *exception) {
-	settings := requestSettings(r.query)
+	settings := r.settings
 	var out []string
 	if !r.writes {
 		var refusal *exception
@@ -89,16 +89,11 @@ func (s *Server) boundReader(wanted []setting) ([]setting, *exception) {
 		limit, bounded := bounds[w.name]
 		switch {
 		case bounded:
-			n, err := strconv.ParseInt(w.value, 10, 64)
-			if err != nil {
-				if f, ferr := strconv.ParseFloat(w.value, 64); ferr == nil {
-					n, err = int64(f), nil
-				}
-			}
-			if err != nil || n < 0 || n > limit {
+			v, err := strconv.ParseFloat(w.value, 64)
+			if err != nil || v < 0 || v > float64(limit) {
 				return nil, s.refuse(codeSettingBounds, "SETTING_CONSTRAINT_VIOLATION", "Setting %s shouldn't be greater than %d", w.name, limit)
 			}
-			if n == 0 { // "no limit"
+			if v == 0 { // "no limit"
 				continue
 			}
 		case w.name == "readonly":
@@ -111,6 +106,64 @@ func (s *Server) boundReader(wanted []setting) ([]setting, *exception) {
 		out = append(out, w)
 	}
 	return out, nil
+}
+
+// cutSettings takes the SETTINGS clause at the end of a reader's statement out of it, where it assigns plain
+// values: a session that only reads refuses any such clause, also a harmless one. What it does not understand
+// it leaves for the session to refuse.
+func cutSettings(sql string) (string, []setting) {
+	var tokens []token
+	clause, depth := -1, 0
+	for lex := (lexer{sql: sql}); ; {
+		t, ok := lex.next()
+		if !ok {
+			break
+		}
+		switch {
+		case t.text == "(":
+			depth++
+		case t.text == ")":
+			depth--
+		case depth == 0 && t.is("SETTINGS"):
+			clause = len(tokens)
+		}
+		tokens = append(tokens, t)
+	}
+	if clause < 0 {
+		return sql, nil
+	}
+	var out []setting
+	i := clause + 1
+	for i+2 < len(tokens) && tokens[i].kind == word && tokens[i+1].text == "=" {
+		end := i + 2
+		for end < len(tokens) && tokens[end].text != "," && !tokens[end].is("FORMAT") {
+			end++
+		}
+		value := sql[tokens[i+2].start:tokens[end-1].end]
+		if tokens[i+2].kind == literal {
+			value = unquote(value)
+		}
+		out = append(out, setting{tokens[i].text, value})
+		i = end
+		if i == len(tokens) || tokens[i].text != "," {
+			break
+		}
+		i++
+	}
+	switch {
+	case len(out) == 0:
+	case i == len(tokens):
+		return sql[:tokens[clause].start], out
+	case i == len(tokens)-2 && tokens[i].is("FORMAT"):
+		return sql[:tokens[clause].start] + sql[tokens[i].start:], out
+	}
+	return sql, nil
+}
+
+var unescape = strings.NewReplacer(`\\`, `\`, `\'`, `'`, `\n`, "\n", `\t`, "\t", `\r`, "\r", `''`, `'`)
+
+func unquote(text string) string {
+	return unescape.Replace(strings.TrimSuffix(strings.TrimPrefix(text, "'"), "'"))
 }
 
 func set(settings []setting) string {

@@ -10,7 +10,9 @@ type statement struct {
 	verb     string // first keyword in capitals; "SELECT" for a parenthesised one
 	format   string // its own FORMAT, empty where it names none
 	multiple bool   // another statement follows a semicolon
-	files    string // what reads or writes files of the server: "OUTFILE", "INFILE", "file()"
+	file     string // OUTFILE or INFILE: the client's files, which are this server's here
+	outside  string // a function that reads files or reaches the network with no right of its own to ask for
+	settings bool   // has a SETTINGS clause
 	totals   bool   // WITH TOTALS, ROLLUP or CUBE
 	data     int    // offset of the data of an INSERT, -1 where none can follow
 	infile   int    // where FROM INFILE goes in an INSERT with data
@@ -43,19 +45,21 @@ func inspect(sql string) statement {
 		switch {
 		case t.text == "(":
 			depth++
-			if isFileName(before[1]) {
-				st.files = "file()"
+			if outside(before[1]) {
+				st.outside = before[1].text
 			}
 		case t.text == ")":
 			depth--
 		case t.text == ";":
 			ended = true
 		case t.is("OUTFILE") && before[1].is("INTO"):
-			st.files = "OUTFILE"
+			st.file = "OUTFILE"
 		case t.is("INFILE") && before[1].is("FROM"):
-			st.files = "INFILE"
-		case isFileName(t) && (before[1].is("APPLY") || before[0].is("APPLY")):
-			st.files = "file()"
+			st.file = "INFILE"
+		case outside(t) && (before[1].is("APPLY") || before[0].is("APPLY")):
+			st.outside = t.text
+		case t.text == "=" && before[0].is("SETTINGS") && before[1].kind != literal:
+			st.settings = true
 		case t.is("TOTALS") && before[1].is("WITH"), t.is("ROLLUP"), t.is("CUBE"):
 			st.totals = true
 		case before[1].is("FORMAT") && depth == 0 && t.kind == word:
@@ -89,8 +93,15 @@ func (st statement) fromFile(sql, file string) string {
 	return sql[:st.infile] + " FROM INFILE " + quoteString(file) + " COMPRESSION 'none' " + sql[st.infile:st.tail] + " FORMAT " + st.format
 }
 
-func isFileName(t token) bool {
-	return (t.kind == word || t.kind == quoted) && strings.EqualFold(strings.Trim(t.text, "`\""), "file")
+// outsideCalls are functions that leave the database without any of the rights that the reader's role lacks:
+// ClickHouse checks none for them.
+var outsideCalls = map[string]bool{
+	"file": true, "filesystem": true, "hascolumnintable": true, "catboostevaluate": true, "arrowstream": true,
+	"aigenerate": true, "aiclassify": true, "aiextract": true, "aitranslate": true, "aiembed": true,
+}
+
+func outside(t token) bool {
+	return (t.kind == word || t.kind == quoted) && outsideCalls[strings.ToLower(strings.Trim(t.text, "`\""))]
 }
 
 var readingVerbs = []string{"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS"}

@@ -1,0 +1,207 @@
+package sqlserver_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+
+	"leafcutter/deploy/local/localtest"
+)
+
+func TestTablesOfTheRecorder(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	must(t, addr,
+		`CREATE TABLE leafcutter.page_results (submitted_at DateTime64(3, 'UTC'), document_id UUID, page UInt32, version UInt64, state LowCardinality(String),
+			boxes Nested(class LowCardinality(String), score Float32, x0 Float32))
+			ENGINE = ReplacingMergeTree(version) PARTITION BY toYYYYMM(submitted_at) ORDER BY (submitted_at, document_id, page)`,
+		`CREATE VIEW leafcutter.detections AS SELECT document_id, page, k, class, score FROM leafcutter.page_results FINAL
+			ARRAY JOIN boxes.class AS class, boxes.score AS score, arrayEnumerate(boxes.class) AS k`)
+	row := func(page, version int, classes, scores string) string {
+		return fmt.Sprintf("INSERT INTO leafcutter.page_results VALUES ('2026-01-02 03:04:05.678', '0190a0b0-0000-7000-8000-000000000001', %d, %d, 'done', %s, %s, %s)", page, version, classes, scores, scores)
+	}
+	must(t, addr, row(1, 2, "['title', 'table']", "[0.9, 0.5]"), row(1, 1, "['figure']", "[0.1]"), row(2, 1, "[]", "[]"), row(3, 1, "['title']", "[0.4]"), row(3, 3, "['title']", "[0.8]"))
+	want(t, addr, "SELECT page, k, class, round(score, 1) FROM leafcutter.detections ORDER BY page, k", "1\t1\ttitle\t0.9\n1\t2\ttable\t0.5\n3\t1\ttitle\t0.8\n")
+	want(t, addr, "SELECT class, count() FROM leafcutter.detections WHERE score >= 0.6 GROUP BY class", "title\t2\n")
+	must(t, addr, "OPTIMIZE TABLE leafcutter.page_results FINAL")
+	want(t, addr, "SELECT count() FROM leafcutter.page_results", "3\n")
+	must(t, addr, "ALTER TABLE leafcutter.page_results DELETE WHERE page = 3 SETTINGS mutations_sync = 2")
+	want(t, addr, "SELECT count() FROM leafcutter.detections", "2\n")
+}
+
+func TestRepeatedBatchIsInsertedOnce(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	must(t, addr, "CREATE TABLE leafcutter.t (n UInt32) ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 100")
+	conn := connect(t, addr, clickhouse.CompressionLZ4)
+	for _, token := range []string{"a", "a", "b", "a"} {
+		ctx := clickhouse.Context(context.Background(), clickhouse.WithSettings(clickhouse.Settings{"insert_deduplication_token": token}))
+		batch, err := conn.PrepareBatch(ctx, "INSERT INTO t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range uint32(10) {
+			if err := batch.Append(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := batch.Send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(t, addr, "SELECT count() FROM leafcutter.t", "20\n")
+}
+
+func TestGooseMigrates(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	db := clickhouse.OpenDB(&clickhouse.Options{Addr: []string{addr}, Protocol: clickhouse.HTTP,
+		Auth: clickhouse.Auth{Database: "leafcutter", Username: "leafcutter", Password: password}})
+	t.Cleanup(func() { _ = db.Close() })
+	files := fstest.MapFS{
+		"00001_tables.sql": {Data: []byte("-- +goose Up\nCREATE TABLE a (n UInt8) ENGINE = MergeTree ORDER BY n;\nCREATE VIEW b AS SELECT count() AS c FROM a;\n-- +goose Down\nDROP VIEW b;\nDROP TABLE a;\n")},
+		"00002_column.sql": {Data: []byte("-- +goose Up\n-- +goose StatementBegin\nALTER TABLE a ADD COLUMN s String DEFAULT 'x;y';\n-- +goose StatementEnd\n-- +goose Down\nALTER TABLE a DROP COLUMN s;\n")},
+	}
+	ctx := context.Background()
+	for range 2 { // the second run has nothing to do
+		provider, err := goose.NewProvider(database.DialectClickHouse, db, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := provider.Up(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if version, err := provider.GetDBVersion(ctx); err != nil || version != 2 {
+			t.Fatalf("version %d (%v), want 2", version, err)
+		}
+	}
+	must(t, addr, "INSERT INTO leafcutter.a (n) VALUES (1)")
+	want(t, addr, "SELECT n, s, c FROM leafcutter.a, leafcutter.b", "1\tx;y\t1\n")
+	provider, err := goose.NewProvider(database.DialectClickHouse, db, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.DownTo(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	want(t, addr, "SELECT count() FROM system.tables WHERE database = 'leafcutter' AND name IN ('a', 'b')", "0\n")
+}
+
+func TestDataOutliveTheServer(t *testing.T) {
+	dir := t.TempDir()
+	addr, stop := start(t, dir)
+	must(t, addr, "CREATE TABLE leafcutter.t (n UInt32) ENGINE = MergeTree ORDER BY n", "INSERT INTO leafcutter.t VALUES (1), (2)")
+	stop()
+	addr, _ = start(t, dir)
+	want(t, addr, "SELECT sum(n) FROM leafcutter.t", "3\n")
+}
+
+// TestConcurrentStatements reads, writes, cancels and changes tables at the same time: sessions of libchdb
+// share an engine, and must not share anything else.
+func TestConcurrentStatements(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	must(t, addr, "CREATE TABLE leafcutter.t (id UInt64, v UInt64) ENGINE = ReplacingMergeTree(v) ORDER BY id")
+	conn := connect(t, addr, clickhouse.CompressionNone)
+	ctx := context.Background()
+	const writers, batches, rows = 3, 8, 200
+	var running sync.WaitGroup
+	for w := range writers {
+		running.Go(func() {
+			for b := range batches {
+				batch, err := conn.PrepareBatch(ctx, "INSERT INTO t (id, v)")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for n := range rows {
+					if err := batch.Append(uint64((w*batches+b)*rows+n), uint64(b)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+				if err := batch.Send(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 6 {
+		running.Go(func() {
+			for n := range 15 {
+				queryCtx, cancel := context.WithCancel(ctx)
+				if n%5 == 4 {
+					queryCtx, cancel = context.WithTimeout(ctx, time.Duration(n)*time.Millisecond)
+				}
+				var session, count uint64
+				err := conn.QueryRow(clickhouse.Context(queryCtx, clickhouse.WithSettings(clickhouse.Settings{"max_block_size": 1000 + n})),
+					"SELECT toUInt64(getSetting('max_block_size')), count() FROM t FINAL").Scan(&session, &count)
+				cancel()
+				if err == nil && (session != uint64(1000+n) || count > writers*batches*rows) {
+					t.Errorf("setting %d reads as %d, count %d", 1000+n, session, count)
+				}
+				if err != nil && n%5 != 4 {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	running.Go(func() {
+		for n := range 5 {
+			name := fmt.Sprintf("leafcutter.side%d", n)
+			must(t, addr, "CREATE TABLE "+name+" (a UInt8) ENGINE = MergeTree ORDER BY a", "INSERT INTO "+name+" VALUES (1)", "ALTER TABLE "+name+" ADD COLUMN b String", "DROP TABLE "+name)
+		}
+	})
+	running.Wait()
+	want(t, addr, "SELECT count() FROM leafcutter.t FINAL", fmt.Sprintf("%d\n", writers*batches*rows))
+}
+
+// TestKillLosesNothingAcknowledged kills the server in the middle of inserts, as a laptop's user does.
+func TestKillLosesNothingAcknowledged(t *testing.T) {
+	sql := localtest.StartSQL(t)
+	as := func(body string) ask { return ask{user: sql.User, pass: sql.Password, body: body} }
+	if r := as("CREATE TABLE leafcutter.t (round UInt32, n UInt32) ENGINE = MergeTree ORDER BY (round, n)").send(t, sql.Addr); r.status != 200 {
+		t.Fatal(r.body)
+	}
+	acknowledged := 0
+	for round := range 3 {
+		var running sync.WaitGroup
+		var mu sync.Mutex
+		enough := make(chan struct{}, 1)
+		for w := range 3 {
+			running.Go(func() {
+				for n := 0; ; n++ {
+					body := fmt.Sprintf("INSERT INTO leafcutter.t SELECT %d, %d FROM numbers(100)", round, n*10+w)
+					if err := insert(sql, body); err != nil {
+						return // killed: this one was not acknowledged
+					}
+					mu.Lock()
+					acknowledged++
+					if n == 5 {
+						select {
+						case enough <- struct{}{}:
+						default:
+						}
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		<-enough
+		sql.Kill()
+		running.Wait()
+		sql.Restart()
+		r := as("SELECT count(), countIf(c != 100) FROM (SELECT round, n, count() AS c FROM leafcutter.t GROUP BY round, n)").send(t, sql.Addr)
+		var whole, partial int
+		if _, err := fmt.Sscanf(r.body, "%d\t%d", &whole, &partial); err != nil {
+			t.Fatalf("%q: %v", r.body, err)
+		}
+		// One insert of each writer may have landed without its acknowledgement.
+		if whole < acknowledged || whole > acknowledged+3*(round+1) || partial != 0 {
+			t.Fatalf("after kill %d: %d inserts of which %d in part, %d acknowledged", round+1, whole, partial, acknowledged)
+		}
+	}
+}
