@@ -11,7 +11,8 @@ require (
 	github.com/ebitengine/purego v0.8.4 // indirect
 	github.com/gen2brain/go-fitz v1.24.15 // indirect
 	github.com/jupiterrider/ffi v0.5.0 // indirect
-	golang.org/x/sys v0.33.0 // indirect
+	go.uber.org/goleak v1.3.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
 )
 
 replace (
