@@ -48,8 +48,8 @@ func (e cacheEntry) trusted(source string) bool {
 	return err == nil && got == p.Graph
 }
 
-// stage writes a graph under a temporary name in dir, and returns it.
-func stage(dir string, graph []byte) (string, error) {
+// writeTemp writes a graph under a temporary name in dir, and returns it.
+func writeTemp(dir string, graph []byte) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("cache: %w", err)
 	}

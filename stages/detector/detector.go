@@ -18,7 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -49,73 +49,12 @@ const (
 	CodeInference    = "inference-failed"
 )
 
-// Config says which model to run, and how.
-type Config struct {
-	// Library is the path of ONNX Runtime's shared library.
-	Library string
-	// ModelDir is the model's folder.
-	ModelDir string
-	// CacheDir keeps rewritten graphs from one start to the next. Where it
-	// is empty or cannot be written they are made anew at each start.
-	CacheDir string
-	// Threads is how many threads one inference uses, Runs how many
-	// inferences go on at once, and Pages how many pages are in work at
-	// once: while one is inferred, others are fetched and shrunk. Zero
-	// means as many threads as the process has processors, one inference,
-	// and one page more than that.
-	Threads, Runs, Pages int
-	// MaxPixels bounds width × height of a page image. Zero means 100
-	// million.
-	MaxPixels int
-	// Logger is told how the model was loaded.
-	Logger *slog.Logger
-}
-
-// withDefaults fills in what was left zero and reports every fault at once.
-func (c Config) withDefaults() (Config, error) {
-	if c.Threads == 0 {
-		c.Threads = runtime.GOMAXPROCS(0)
-	}
-	if c.Runs == 0 {
-		c.Runs = 1
-	}
-	if c.Pages == 0 {
-		c.Pages = c.Runs + 1
-	}
-	if c.MaxPixels == 0 {
-		c.MaxPixels = 100_000_000
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	var faults []error
-	if c.Threads < 1 {
-		faults = append(faults, fmt.Errorf("threads: %d, must be 1 or more", c.Threads))
-	}
-	if c.Runs < 1 {
-		faults = append(faults, fmt.Errorf("inferences at once: %d, must be 1 or more", c.Runs))
-	}
-	if c.Pages < c.Runs {
-		faults = append(faults, fmt.Errorf("pages at once: %d, must be at least the inferences at once, %d", c.Pages, c.Runs))
-	}
-	if c.MaxPixels < 1 {
-		faults = append(faults, fmt.Errorf("pixels of a page: %d, must be 1 or more", c.MaxPixels))
-	}
-	if c.ModelDir == "" {
-		faults = append(faults, errors.New("model folder: missing"))
-	}
-	if c.Library == "" {
-		faults = append(faults, errors.New("ONNX Runtime library: missing"))
-	}
-	return c, errors.Join(faults...)
-}
-
 // Detector is a loaded and warm model. It is safe for concurrent use.
 type Detector struct {
-	manifest  manifest.Manifest
-	digest    string
-	family    family.Family
-	maxPixels int
+	config   Config
+	manifest manifest.Manifest
+	digest   string
+	family   family.Family
 
 	library *session.Runtime
 	session *session.Session
@@ -146,17 +85,21 @@ type Page struct {
 }
 
 // New loads a model and runs it once, so that it returns a detector that is
-// warm.
-func New(ctx context.Context, c Config) (*Detector, error) {
-	c, err := c.withDefaults()
+// warm. log is told how the model was loaded.
+func New(ctx context.Context, c Config, log *slog.Logger) (*Detector, error) {
+	c, err := c.resolve()
 	if err != nil {
 		return nil, err
 	}
-	m, err := readManifest(c.ModelDir)
+	dir := filepath.Join(c.ModelsDir, c.Model)
+	m, err := readManifest(dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &Detector{manifest: m, maxPixels: c.MaxPixels, runs: make(chan struct{}, c.Runs), pages: make(chan *page, c.Pages)}
+	if m.Name != c.Model {
+		return nil, fmt.Errorf("%w: %s describes a model called %s", ErrModelInvalid, filepath.Join(dir, manifest.File), m.Name)
+	}
+	d := &Detector{config: c, manifest: m, runs: make(chan struct{}, c.Runs), pages: make(chan *page, c.Pages)}
 	if d.digest, err = m.Digest(); err != nil {
 		return nil, err
 	}
@@ -166,19 +109,30 @@ func New(ctx context.Context, c Config) (*Detector, error) {
 	if d.library, err = session.Load(c.Library); err != nil {
 		return nil, err
 	}
-	l := loader{config: c, manifest: m, family: d.family, library: d.library}
-	if d.session, err = l.load(ctx); err != nil {
+	if err := d.warm(ctx, log.With(slog.String("model", m.Name))); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	for range c.Pages {
-		p := &page{}
-		if p.slot, err = l.slot(d.session); err != nil {
-			return nil, errors.Join(err, d.Close())
+	return d, nil
+}
+
+// warm makes the pages and loads the session, with the first page's memory to
+// try it on.
+func (d *Detector) warm(ctx context.Context, log *slog.Logger) error {
+	in := d.manifest.Input
+	for range d.config.Pages {
+		slot, err := d.library.NewSlot(d.family.Input(in.Width, in.Height), d.family.OutputShapes())
+		if err != nil {
+			return fmt.Errorf("tensors of model %s: %w", d.manifest.Name, err)
 		}
-		d.pages <- p
+		d.pages <- &page{slot: slot}
 		d.made++
 	}
-	return d, nil
+	first := <-d.pages
+	defer func() { d.pages <- first }()
+	l := loader{config: d.config, manifest: d.manifest, family: d.family, library: d.library, page: first, log: log}
+	var err error
+	d.session, err = l.load(ctx)
+	return err
 }
 
 func readManifest(dir string) (manifest.Manifest, error) {
@@ -205,7 +159,7 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	defer func() { d.pages <- p }()
 
 	start := time.Now()
-	if err := p.png.Open(png, d.maxPixels); err != nil {
+	if err := p.png.Open(png, d.config.MaxPixels); err != nil {
 		return Page{}, classPage(err)
 	}
 	geometry, err := d.family.Preprocess(&p.png, p.slot.Input, &p.scratch)

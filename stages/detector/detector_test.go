@@ -46,8 +46,8 @@ func built(t testing.TB, path ...string) string {
 	return file
 }
 
-// modelDir is a model's folder with the committed manifest, after change.
-func modelDir(t testing.TB, change func(m map[string]any)) string {
+// modelsDir is a folder of models in which the default one has the committed manifest, after change.
+func modelsDir(t testing.TB, change func(m map[string]any)) string {
 	t.Helper()
 	b, err := os.ReadFile("models/layout_cdla.json")
 	if err != nil {
@@ -63,23 +63,30 @@ func modelDir(t testing.TB, change func(m map[string]any)) string {
 			t.Fatal(err)
 		}
 	}
-	dir := t.TempDir()
+	models := t.TempDir()
+	dir := filepath.Join(models, "layout_cdla")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(dir, "manifest.json"), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(built(t, "models", "layout_cdla", "layout_cdla.onnx"), filepath.Join(dir, "layout_cdla.onnx")); err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	return models
 }
 
-func config(t testing.TB) Config {
-	return Config{Library: built(t, "lib", session.LibraryFile()), ModelDir: modelDir(t, nil), CacheDir: t.TempDir(), Threads: 1}
+func testConfig(t testing.TB) Config {
+	return Config{
+		Model: "layout_cdla", ModelsDir: modelsDir(t, nil), Library: built(t, "lib", session.LibraryFile()), CacheDir: t.TempDir(),
+		Threads: 1, MaxPixels: 40_000_000, MaxBytes: 1 << 20,
+	}
 }
 
 func open(t testing.TB, c Config) *Detector {
 	t.Helper()
-	d, err := New(context.Background(), c)
+	d, err := New(context.Background(), c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +145,7 @@ func same(t *testing.T, got, want []schemas.Box) {
 }
 
 func TestFindsWhatTheReferenceFinds(t *testing.T) {
-	d := open(t, config(t))
+	d := open(t, testConfig(t))
 	for name, png := range map[string][]byte{"report": samplePage, "walden": read(t, "testdata/walden.png")} {
 		t.Run(name, func(t *testing.T) {
 			p, err := d.Detect(t.Context(), png)
@@ -161,7 +168,7 @@ func TestFindsWhatTheReferenceFinds(t *testing.T) {
 }
 
 func TestManyAtOnceFindTheSame(t *testing.T) {
-	c := config(t)
+	c := testConfig(t)
 	c.Runs, c.Pages = 2, 4
 	d := open(t, c)
 	pages := map[string][]byte{"report": samplePage, "walden": read(t, "testdata/walden.png")}
@@ -186,12 +193,11 @@ func TestManyAtOnceFindTheSame(t *testing.T) {
 // The graph is rewritten at the first start, taken from the cache at the
 // second, and made anew where the cache was damaged; what is found is the same.
 func TestGraphIsRewrittenOnce(t *testing.T) {
-	c := config(t)
+	c := testConfig(t)
 	var log strings.Builder
-	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	start := func() (string, []schemas.Box) {
 		log.Reset()
-		d, err := New(t.Context(), c)
+		d, err := New(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -226,14 +232,17 @@ func TestGraphIsRewrittenOnce(t *testing.T) {
 }
 
 func TestCacheThatCannotBeWritten(t *testing.T) {
-	c := config(t)
+	c := testConfig(t)
 	c.CacheDir = filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(c.CacheDir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var log strings.Builder
-	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	d := open(t, c)
+	d, err := New(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close() //nolint:errcheck // TestCloseIsLegalTwice looks at it
 	if !strings.Contains(log.String(), "cache not writable") || !strings.Contains(log.String(), "graph rewritten") {
 		t.Fatalf("log: %s", log.String())
 	}
@@ -257,32 +266,35 @@ func TestSaysWhyItIsNotReady(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, ErrLibrary, "lib.so"},
-		"no manifest": {func(t *testing.T, c *Config) { c.ModelDir = t.TempDir() }, ErrModelAbsent, "make deps"},
+		"no manifest": {func(t *testing.T, c *Config) { c.ModelsDir = t.TempDir() }, ErrModelAbsent, "make deps"},
+		"another name": {func(t *testing.T, c *Config) {
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["name"] = "other" })
+		}, ErrModelInvalid, "other"},
 		"no weights": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) { m["file"] = "other.onnx" })
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["file"] = "other.onnx" })
 		}, ErrModelAbsent, "other.onnx"},
 		"other weights": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) { m["sha256"] = strings.Repeat("0", 64) })
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["sha256"] = strings.Repeat("0", 64) })
 		}, ErrModelDigest, "25b1f27ec56aa932"},
 		"unknown family": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) { m["family"] = "oracle" })
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["family"] = "oracle" })
 		}, ErrModelInvalid, "oracle"},
 		"another input size": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) { m["input"].(map[string]any)["width"] = 640 })
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["input"].(map[string]any)["width"] = 640 })
 		}, ErrModelInvalid, "608"},
 		"another output": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) {
+			c.ModelsDir = modelsDir(t, func(m map[string]any) {
 				m["options"].(map[string]any)["heads"].([]any)[0].(map[string]any)["scores"] = "oops"
 			})
 		}, ErrModelInvalid, "oops"},
 		"a class too many": {func(t *testing.T, c *Config) {
-			c.ModelDir = modelDir(t, func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+			c.ModelsDir = modelsDir(t, func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
 		}, ErrModelInvalid, "11"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := config(t)
+			cfg := testConfig(t)
 			c.change(t, &cfg)
-			d, err := New(t.Context(), cfg)
+			d, err := New(t.Context(), cfg, slog.New(slog.DiscardHandler))
 			if err == nil {
 				t.Fatal(errors.Join(errors.New("a detector was made"), d.Close()))
 			}
@@ -294,11 +306,13 @@ func TestSaysWhyItIsNotReady(t *testing.T) {
 }
 
 func TestConfigReportsEveryFault(t *testing.T) {
-	_, err := New(t.Context(), Config{Threads: -1, Runs: 3, Pages: 2, MaxPixels: -5})
+	err := Config{Model: "My Model", Threads: -1, Runs: 3, Pages: 2, MaxPixels: -5}.Validate()
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"threads", "pages at once", "pixels", "model folder", "library"} {
+	for _, want := range []string{
+		"LEAFCUTTER_MODEL:", "LEAFCUTTER_INFERENCE_THREADS:", "LEAFCUTTER_INFERENCE_PAGES:", "LEAFCUTTER_MAX_PAGE_PIXELS:", "LEAFCUTTER_MAX_PAGE_BYTES:",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -306,7 +320,7 @@ func TestConfigReportsEveryFault(t *testing.T) {
 }
 
 func TestPageAtFault(t *testing.T) {
-	c := config(t)
+	c := testConfig(t)
 	c.MaxPixels = 918 * 1188
 	d := open(t, c)
 	walden := read(t, "testdata/walden.png") // larger
@@ -334,7 +348,7 @@ func TestPageAtFault(t *testing.T) {
 }
 
 func TestEndOfContextEndsTheWait(t *testing.T) {
-	c := config(t)
+	c := testConfig(t)
 	c.Pages = 1
 	d := open(t, c)
 	held := <-d.pages // as if a page were in work
@@ -356,7 +370,7 @@ func TestEndOfContextEndsTheWait(t *testing.T) {
 }
 
 func TestAnnouncement(t *testing.T) {
-	d := open(t, config(t))
+	d := open(t, testConfig(t))
 	now := time.Now()
 	a := d.Announcement(now)
 	if a.Model != "layout_cdla" || a.Family != "picodet" || len(a.Classes) != 10 || len(a.Digest) != 64 ||
@@ -366,7 +380,7 @@ func TestAnnouncement(t *testing.T) {
 }
 
 func TestCloseIsLegalTwice(t *testing.T) {
-	d, err := New(t.Context(), config(t))
+	d, err := New(t.Context(), testConfig(t), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +394,7 @@ func TestCloseIsLegalTwice(t *testing.T) {
 func BenchmarkDetect(b *testing.B) {
 	for _, threads := range []int{1, 2} {
 		b.Run("threads="+string(rune('0'+threads)), func(b *testing.B) {
-			c := config(b)
+			c := testConfig(b)
 			c.Threads = threads
 			d := open(b, c)
 			var pre, infer, dec time.Duration

@@ -15,7 +15,6 @@ import (
 
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
-	"leafcutter/stages/detector/internal/pageimage"
 	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
 )
@@ -38,12 +37,14 @@ type loader struct {
 	manifest manifest.Manifest
 	family   family.Family
 	library  *session.Runtime
+	page     *page // on which the model is tried
+	log      *slog.Logger
 }
 
 // load checks the weights and opens the fastest graph for them that is known
 // to compute the same.
 func (l loader) load(ctx context.Context) (*session.Session, error) {
-	weights := filepath.Join(l.config.ModelDir, l.manifest.File)
+	weights := filepath.Join(l.config.ModelsDir, l.config.Model, l.manifest.File)
 	got, err := digestOf(weights)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, weights)
@@ -54,20 +55,19 @@ func (l loader) load(ctx context.Context) (*session.Session, error) {
 	if got != l.manifest.SHA256 {
 		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, weights, got, l.manifest.SHA256)
 	}
-	log := l.config.Logger.With(slog.String("model", l.manifest.Name))
 	entry := entryFor(l.config.CacheDir, got)
 	if l.config.CacheDir != "" && entry.trusted(got) {
 		s, _, err := l.try(ctx, entry.graph)
 		if err == nil {
-			log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
+			l.log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
 			return s, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		log.Warn("cached graph not usable, making it anew", slog.Any("error", err))
+		l.log.Warn("cached graph not usable, making it anew", slog.Any("error", err))
 	}
-	return l.rewritten(ctx, log, weights, entry)
+	return l.rewritten(ctx, weights, entry)
 }
 
 // try opens a graph and runs it on the sample page. It returns the outputs.
@@ -85,27 +85,22 @@ func (l loader) try(ctx context.Context, graph string) (*session.Session, []fami
 	return s, out, nil
 }
 
-func (l loader) sample(ctx context.Context, s *session.Session) (out []family.Tensor, err error) {
-	slot, err := l.slot(s)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, slot.Close()) }()
-	var png pageimage.PNG
-	if err := png.Open(samplePage, l.config.MaxPixels); err != nil {
+// sample runs the model on the sample page.
+func (l loader) sample(ctx context.Context, s *session.Session) ([]family.Tensor, error) {
+	if err := l.page.png.Open(samplePage, math.MaxInt32); err != nil {
 		return nil, fmt.Errorf("sample page: %w", err)
 	}
-	geometry, err := l.family.Preprocess(&png, slot.Input, &family.Scratch{})
+	geometry, err := l.family.Preprocess(&l.page.png, l.page.slot.Input, &l.page.scratch)
 	if err != nil {
 		return nil, fmt.Errorf("sample page: %w", err)
 	}
-	if err := s.Run(ctx, slot); err != nil {
+	if err := s.Run(ctx, l.page.slot); err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
 		return nil, fmt.Errorf("%w: on the sample page: %w", ErrModelInvalid, err)
 	}
-	out = tensors(l.family, slot)
+	out := tensors(l.family, l.page.slot)
 	if _, err := l.family.Decode(out, geometry); err != nil {
 		return nil, fmt.Errorf("%w: on the sample page: %w", ErrModelInvalid, err)
 	}
@@ -115,42 +110,33 @@ func (l loader) sample(ctx context.Context, s *session.Session) (out []family.Te
 	return out, nil
 }
 
-func (l loader) slot(s *session.Session) (*session.Slot, error) {
-	in := l.manifest.Input
-	slot, err := s.NewSlot(l.family.Input(in.Width, in.Height), l.family.OutputShapes())
-	if err != nil {
-		return nil, fmt.Errorf("tensors of model %s: %w", l.manifest.Name, err)
-	}
-	return slot, nil
-}
-
 // rewritten opens the graph as shipped and its rewriting, compares the two,
 // and keeps the rewriting if they agree. Whatever goes wrong with it, the graph
 // as shipped is still there.
-func (l loader) rewritten(ctx context.Context, log *slog.Logger, weights string, entry cacheEntry) (*session.Session, error) {
+func (l loader) rewritten(ctx context.Context, weights string, entry cacheEntry) (*session.Session, error) {
 	shipped, want, err := l.try(ctx, weights)
 	if err != nil {
 		return nil, err
 	}
-	better, p, err := l.compare(ctx, log, weights, entry, want)
+	better, p, err := l.compare(ctx, weights, entry, want)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, errors.Join(err, shipped.Close())
 		}
-		log.Warn("model's graph not rewritten, it runs as shipped", slog.Any("error", err))
+		l.log.Warn("model's graph not rewritten, it runs as shipped", slog.Any("error", err))
 	}
 	if better == nil {
-		log.Info("model loaded", slog.String("graph", weights), slog.Int("threads", l.config.Threads))
+		l.log.Info("model loaded", slog.String("graph", weights), slog.Int("threads", l.config.Threads))
 		return shipped, nil
 	}
-	log.Info("model's graph rewritten", slog.Int("hard_swish", p.Report.HardSwish), slog.Float64("difference", p.Difference))
-	log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
+	l.log.Info("model's graph rewritten", slog.Int("hard_swish", p.Report.HardSwish), slog.Float64("difference", p.Difference))
+	l.log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
 	return better, shipped.Close()
 }
 
 // compare returns the session of the rewritten graph, or nil where rewriting
 // does not pay or cannot be trusted.
-func (l loader) compare(ctx context.Context, log *slog.Logger, weights string, entry cacheEntry, want []family.Tensor) (*session.Session, prepared, error) {
+func (l loader) compare(ctx context.Context, weights string, entry cacheEntry, want []family.Tensor) (*session.Session, prepared, error) {
 	original, err := os.ReadFile(weights)
 	if err != nil {
 		return nil, prepared{}, fmt.Errorf("read weights: %w", err)
@@ -165,13 +151,13 @@ func (l loader) compare(ctx context.Context, log *slog.Logger, weights string, e
 	cached := l.config.CacheDir != ""
 	var staged string
 	if cached {
-		if staged, err = stage(filepath.Dir(entry.graph), graph); err != nil {
-			log.Warn("cache not writable, the graph will be rewritten at each start", slog.Any("error", err))
+		if staged, err = writeTemp(filepath.Dir(entry.graph), graph); err != nil {
+			l.log.Warn("cache not writable, the graph will be rewritten at each start", slog.Any("error", err))
 			cached = false
 		}
 	}
 	if !cached {
-		if staged, err = stage(os.TempDir(), graph); err != nil {
+		if staged, err = writeTemp(os.TempDir(), graph); err != nil {
 			return nil, p, err
 		}
 	}
@@ -185,7 +171,7 @@ func (l loader) compare(ctx context.Context, log *slog.Logger, weights string, e
 	}
 	if cached {
 		if err := entry.trust(staged, p); err != nil {
-			log.Warn("rewritten graph not kept, it will be made again at the next start", slog.Any("error", err))
+			l.log.Warn("rewritten graph not kept, it will be made again at the next start", slog.Any("error", err))
 		}
 	}
 	return s, p, nil

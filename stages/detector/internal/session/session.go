@@ -91,11 +91,9 @@ type Slot struct {
 	opts *ort.RunOptions
 }
 
-// NewSlot allocates a slot for these shapes.
-func (s *Session) NewSlot(input []int64, outputs [][]int64) (*Slot, error) {
-	if len(outputs) != s.outputs {
-		return nil, fmt.Errorf("%d output shapes for %d outputs", len(outputs), s.outputs)
-	}
+// NewSlot allocates a slot for these shapes. It serves every session that has
+// them.
+func (r *Runtime) NewSlot(input []int64, outputs [][]int64) (*Slot, error) {
 	slot := &Slot{}
 	in, err := ort.NewEmptyTensor[float32](input)
 	if err != nil {
@@ -140,6 +138,9 @@ func (s *Session) Run(ctx context.Context, slot *Slot) error {
 	defer s.mu.RUnlock()
 	if s.closed {
 		return errors.New("run of a closed session")
+	}
+	if len(slot.out) != s.outputs {
+		return fmt.Errorf("slot of %d outputs for a model of %d", len(slot.out), s.outputs)
 	}
 	// Terminate sets a flag in slot.opts that the next run would still see,
 	// and it may be setting it while this run returns by itself. So wait for

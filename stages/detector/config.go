@@ -1,0 +1,96 @@
+package detector
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"leafcutter/pkg/config"
+	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/session"
+)
+
+// Config is the stage's own knobs. Package config reads it from environment and
+// flags; fields left zero have the defaults that their descriptions name.
+type Config struct {
+	Model     string `env:"LEAFCUTTER_MODEL" envDefault:"layout_cdla" desc:"model to serve: a folder in LEAFCUTTER_MODELS_DIR"`
+	ModelsDir string `env:"LEAFCUTTER_MODELS_DIR" desc:"folder of models, each a folder with manifest.json and weights; empty for ../models, seen from the binary"`
+	Library   string `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
+	CacheDir  string `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
+
+	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: one a processor"`
+	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
+	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred"`
+
+	MaxPixels int          `env:"LEAFCUTTER_MAX_PAGE_PIXELS" envDefault:"40000000" desc:"pixels of a page image above which it is refused"`
+	MaxBytes  config.Bytes `env:"LEAFCUTTER_MAX_PAGE_BYTES" envDefault:"64MiB" desc:"bytes of a page image above which it is refused, and of all page images held at once"`
+}
+
+// Validate reports every fault at once.
+func (c Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if !schemas.IsModelName(c.Model) {
+		fault("LEAFCUTTER_MODEL: %.80q is not a model name (1 to 64 of a-z, 0-9, _ and -)", c.Model)
+	}
+	if c.Threads < 0 || c.Threads > 1024 {
+		fault("LEAFCUTTER_INFERENCE_THREADS: %d is outside 0 to 1024", c.Threads)
+	}
+	if c.Runs < 0 || c.Runs > 256 {
+		fault("LEAFCUTTER_INFERENCES: %d is outside 0 to 256", c.Runs)
+	}
+	if c.Pages != 0 && (c.Pages < max(c.Runs, 1) || c.Pages > 1024) {
+		fault("LEAFCUTTER_INFERENCE_PAGES: %d is outside LEAFCUTTER_INFERENCES (%d) to 1024", c.Pages, max(c.Runs, 1))
+	}
+	if c.MaxPixels < 1<<16 || c.MaxPixels > math.MaxInt32 {
+		fault("LEAFCUTTER_MAX_PAGE_PIXELS: %d is outside %d to %d", c.MaxPixels, 1<<16, math.MaxInt32)
+	}
+	if c.MaxBytes < 1<<16 {
+		fault("LEAFCUTTER_MAX_PAGE_BYTES: %s is less than 64KiB", c.MaxBytes)
+	}
+	return errors.Join(faults...)
+}
+
+// resolve fills in what was left zero.
+func (c Config) resolve() (Config, error) {
+	if err := c.Validate(); err != nil {
+		return c, err
+	}
+	if c.Threads == 0 {
+		c.Threads = runtime.GOMAXPROCS(0) // knows of a container's limit
+	}
+	if c.Runs == 0 {
+		c.Runs = 1
+	}
+	if c.Pages == 0 {
+		c.Pages = c.Runs + 1
+	}
+	if c.ModelsDir == "" || c.Library == "" {
+		binary, err := os.Executable()
+		if err != nil {
+			return c, fmt.Errorf("find the folder of models and ONNX Runtime: %w: set LEAFCUTTER_MODELS_DIR and LEAFCUTTER_ONNXRUNTIME_LIB", err)
+		}
+		// The name may be a link from elsewhere; what lies beside the
+		// binary lies beside its target.
+		if target, err := filepath.EvalSymlinks(binary); err == nil {
+			binary = target
+		}
+		root := filepath.Dir(filepath.Dir(binary))
+		if c.ModelsDir == "" {
+			c.ModelsDir = filepath.Join(root, "models")
+		}
+		if c.Library == "" {
+			c.Library = filepath.Join(root, "lib", session.LibraryFile())
+		}
+	}
+	if c.CacheDir == "" {
+		// Where there is no such folder, nothing is kept; loading says so.
+		if dir, err := os.UserCacheDir(); err == nil {
+			c.CacheDir = filepath.Join(dir, "leafcutter")
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,204 @@
+package detector
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/pkg/stage"
+	"leafcutter/schemas"
+)
+
+// Name of the stage. Its consumer group is the model's own: schemas.DetectorGroup.
+const Name = "detector"
+
+// Codes of what can be wrong with a record for ever, beside those of Detect.
+const (
+	CodeRecord       = "record-invalid" // the value is no PageRendered
+	CodeModelChanged = "model-changed"  // the run was planned for another model, or for another digest of this one
+)
+
+// Store is what the stage needs of the object store; *objectstore.Store is one.
+type Store interface {
+	// Open starts to read an object.
+	Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error)
+}
+
+// handler is the stage's handler: PageRendered in, PageDetected out.
+type handler struct {
+	detector *Detector
+	store    Store
+
+	// held bounds the page images in memory by their size: a few scans in
+	// colour weigh as much as a thousand letters.
+	held  *semaphore.Weighted
+	files sync.Pool // *bytes.Buffer
+}
+
+// Stage is the stage around a detector, to be run by package stage. Limits,
+// telemetry and probes are the caller's.
+func (d *Detector) Stage(store Store) stage.Config {
+	h := &handler{detector: d, store: store, held: semaphore.NewWeighted(int64(d.config.MaxBytes))}
+	return stage.Config{
+		Name:      Name,
+		Group:     schemas.DetectorGroup(d.manifest.Name),
+		Topics:    []string{schemas.PagesTopic(d.manifest.Name)},
+		Bulk:      true,
+		Handler:   stage.Each(h.handle),
+		Condemned: condemned,
+		About:     about,
+	}
+}
+
+// Workers is how many records the stage should handle at once where nobody
+// says otherwise: those in work, and one whose image is being fetched.
+func (d *Detector) Workers() int { return d.config.Pages + 1 }
+
+// handle does one page. Its result is a PageDetected under the page's key.
+func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
+	started := time.Now()
+	page, err := schemas.Unmarshal[schemas.PageRendered](in.Value)
+	if err != nil {
+		return stage.Fail(fault.AsPermanent(CodeRecord, err))
+	}
+	if err := h.serves(page.Options); err != nil {
+		return stage.Fail(err)
+	}
+	found, err := h.detect(ctx, page)
+	if err != nil {
+		return stage.Fail(fmt.Errorf("detect on page %d: %w", page.Page, err))
+	}
+	detected := schemas.PageDetected{
+		RenderedPage: page.RenderedPage,
+		Boxes:        found.Boxes,
+		QueueMS:      milliseconds(max(0, started.Sub(in.Timestamp)) + found.Wait),
+		InferMS:      milliseconds(found.Preprocess + found.Infer + found.Decode),
+		DetectedAt:   time.Now().UTC(),
+	}
+	out, err := stage.Emit(schemas.TopicDetections, page.Key(), detected)
+	if err != nil {
+		return stage.Fail(fault.AsPermanent(CodeRecord, err))
+	}
+	return stage.Result{Out: []stage.Out{out}}
+}
+
+// serves refuses pages of runs that were planned for another model: a run's
+// identity contains the digest, and boxes of other weights under it would be
+// false for ever. A run that names no digest takes whatever is served.
+func (h *handler) serves(o schemas.RunOptions) error {
+	m, digest := h.detector.manifest.Name, h.detector.digest
+	if o.Model != m || (o.ModelDigest != "" && o.ModelDigest != digest) {
+		return fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s; this detector serves %s, digest %s: submit the document again",
+			o.Model, o.ModelDigest, m, digest)
+	}
+	return nil
+}
+
+// detect fetches a page's image and finds its boxes.
+func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, error) {
+	body, info, err := h.store.Open(ctx, page.ImageKey)
+	if err != nil {
+		return Page{}, fmt.Errorf("fetch page image: %w", err)
+	}
+	defer body.Close() //nolint:errcheck // only read
+	limit := int64(h.detector.config.MaxBytes)
+	if info.Size > limit {
+		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of %d bytes, at most %d allowed", info.Size, limit)
+	}
+	if err := h.held.Acquire(ctx, info.Size); err != nil {
+		return Page{}, err
+	}
+	defer h.held.Release(info.Size)
+
+	file, _ := h.files.Get().(*bytes.Buffer)
+	if file == nil {
+		file = new(bytes.Buffer)
+	}
+	file.Reset()
+	defer h.keep(file)
+	file.Grow(int(info.Size) + bytes.MinRead) // one allocation, and none for a buffer that had its like
+	// No more than was accounted for, whatever the server sends.
+	if _, err := file.ReadFrom(io.LimitReader(body, info.Size+1)); err != nil {
+		return Page{}, fmt.Errorf("fetch page image: %w", err)
+	}
+	if int64(file.Len()) != info.Size {
+		return Page{}, fault.AsTransient(CodePageImage, fmt.Errorf("fetch page image: %d bytes or more came of %d", file.Len(), info.Size))
+	}
+	found, err := h.detector.Detect(ctx, file.Bytes())
+	if err != nil {
+		return Page{}, err
+	}
+	if found.Width != page.Width || found.Height != page.Height {
+		return Page{}, fault.Permanentf(CodePageImage, "the page image has %d × %d pixels, the record says %d × %d",
+			found.Width, found.Height, page.Width, page.Height)
+	}
+	return found, nil
+}
+
+// keptFile is the size in bytes up to which a buffer is kept for another page.
+// Page images are some hundred kilobytes; one of many megabytes must not stay.
+const keptFile = 2 << 20
+
+func (h *handler) keep(file *bytes.Buffer) {
+	if file.Cap() <= keptFile {
+		h.files.Put(file)
+	}
+}
+
+// milliseconds is d to a hundredth of a millisecond.
+func milliseconds(d time.Duration) float64 {
+	return math.Round(d.Seconds()*1e5) / 1e2
+}
+
+// about reads what a record is about, as far as it can be read: records that
+// are condemned may be broken.
+func about(in stage.In) stage.About {
+	var r struct {
+		DocumentID string `json:"document_id"`
+		RunID      string `json:"run_id"`
+		Page       int    `json:"page"`
+	}
+	if json.Unmarshal(in.Value, &r) != nil {
+		return stage.About{}
+	}
+	return stage.About{DocumentID: r.DocumentID, RunID: r.RunID, Page: r.Page}
+}
+
+// maxErrorText is the size in bytes of the longest error that a PageFailed tells.
+const maxErrorText = 4 << 10
+
+// condemned is the PageFailed of a record that was given up. A record that
+// does not name its page fails no page: its dead letter is all there is to say.
+func condemned(in stage.In, code string, cause error) []stage.Out {
+	page, err := schemas.Unmarshal[schemas.PageRendered](in.Value)
+	if err != nil {
+		return nil
+	}
+	failed := schemas.PageFailed{Run: page.Run, Page: page.Page, Stage: Name, Code: code, FailedAt: time.Now().UTC()}
+	if cause != nil {
+		text := cause.Error()
+		failed.Error = strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
+	}
+	// The handler went on with the trace that the record came with.
+	came := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(in.Headers))
+	if span := trace.SpanContextFromContext(came); span.HasTraceID() {
+		failed.TraceID = span.TraceID().String()
+	}
+	out, err := stage.Emit(schemas.TopicResults, page.DocumentID, failed)
+	if err != nil {
+		return nil // it was read from JSON, so it can be written as JSON
+	}
+	return []stage.Out{out}
+}
