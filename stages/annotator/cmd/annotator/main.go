@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
@@ -23,6 +24,9 @@ type config struct {
 	Objects   objectstore.Config
 	Limits    stage.Limits
 }
+
+// workersPerProcessor keeps a processor busy while answers of an object store take up to 20 ms.
+const workersPerProcessor = 4
 
 func main() {
 	os.Exit(program.Main(program.Spec[config]{
@@ -45,8 +49,13 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 	if err != nil {
 		return err
 	}
-	s := handler.Stage() // without a number of workers there is one a processor
+	s := handler.Stage()
 	s.Limits = cfg.Limits
+	if s.Limits.Workers == 0 {
+		// A page takes some 12 ms of a processor and five answers of the store, one after another. Memory follows the
+		// pixels in work, not the workers.
+		s.Limits.Workers = workersPerProcessor * runtime.GOMAXPROCS(0)
+	}
 	s.Probes = map[string]func(context.Context) error{
 		"kafka":                kafka.Probe(cfg.Kafka),
 		objectstore.Dependency: store.Probe,
