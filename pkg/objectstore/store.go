@@ -9,6 +9,7 @@ package objectstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -170,8 +171,8 @@ func (s *Store) Get(ctx context.Context, key string, limit int64) ([]byte, error
 		return nil, err
 	}
 	// One byte more shows the end of the body, where the checksum is compared.
-	if n, err := body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
-		if err == nil || err == io.EOF {
+	if n, err := body.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = fault.AsUnavailable(Dependency, fmt.Errorf("get %s: body is longer than announced", key))
 		}
 		return nil, err
@@ -212,7 +213,7 @@ type body struct {
 // Read is that of the response's body.
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = classed(b.ctx, "read "+b.key, err)
 	}
 	return n, err

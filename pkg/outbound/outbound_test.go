@@ -47,7 +47,7 @@ func (s *slow) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	s.left--
-	time.Sleep(20 * time.Millisecond) // the pace of the sender is what is tested, not something waited for
+	time.Sleep(100 * time.Millisecond) // the pace of the sender is what is tested, not something waited for
 	p[0] = 'x'
 	return 1, nil
 }
@@ -56,12 +56,12 @@ func (s *slow) Read(p []byte) (int, error) {
 func TestSlowUploadIsNoStall(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
-		if err != nil || n != 30 {
+		if err != nil || n != 20 {
 			t.Errorf("%d bytes, %v", n, err)
 		}
 	}))
 	defer server.Close()
-	response, err := client(t, outbound.Settings{Stall: 200 * time.Millisecond}).Post(server.URL, "text/plain", &slow{left: 30})
+	response, err := client(t, outbound.Settings{Stall: 1500 * time.Millisecond}).Post(server.URL, "text/plain", &slow{left: 20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 type testConfig struct {
 	Word string `env:"WORD" envDefault:"hello" desc:"what is said"`

@@ -24,7 +24,7 @@ func (t *Telemetry) logHandler(
 	}
 	var local slog.Handler
 	if cfg.LogFormat == "text" || cfg.LogFormat == "auto" && terminal(w) {
-		local = tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !terminal(w) || os.Getenv("NO_COLOR") != ""})
+		local = tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: "15:04:05.000", NoColor: !terminal(w) || os.Getenv("NO_COLOR") != ""})
 	} else {
 		local = slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})
 	}
