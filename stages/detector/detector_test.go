@@ -21,7 +21,23 @@ import (
 	"leafcutter/stages/detector/internal/session"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// preparedModels keeps the rewritten graph from test to test, as from start to
+// start. Tests of the cache itself have one of their own.
+var preparedModels string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "detector-test-")
+	if err != nil {
+		panic(err)
+	}
+	preparedModels = dir
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if err := os.RemoveAll(dir); err != nil {
+			panic(err)
+		}
+		os.Exit(code)
+	}))
+}
 
 // built is a file that make deps fetches.
 func built(t testing.TB, path ...string) string {
@@ -79,7 +95,7 @@ func modelsDir(t testing.TB, change func(m map[string]any)) string {
 
 func testConfig(t testing.TB) Config {
 	return Config{
-		Model: "layout_cdla", ModelsDir: modelsDir(t, nil), Library: built(t, "lib", session.LibraryFile()), CacheDir: t.TempDir(),
+		Model: "layout_cdla", ModelsDir: modelsDir(t, nil), Library: built(t, "lib", session.LibraryFile()), CacheDir: preparedModels,
 		Threads: 1, MaxPixels: 40_000_000, MaxBytes: 1 << 20,
 	}
 }
@@ -194,6 +210,7 @@ func TestManyAtOnceFindTheSame(t *testing.T) {
 // second, and made anew where the cache was damaged; what is found is the same.
 func TestGraphIsRewrittenOnce(t *testing.T) {
 	c := testConfig(t)
+	c.CacheDir = t.TempDir()
 	var log strings.Builder
 	start := func() (string, []schemas.Box) {
 		log.Reset()

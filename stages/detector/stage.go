@@ -117,10 +117,14 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, 
 	if info.Size > limit {
 		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of %d bytes, at most %d allowed", info.Size, limit)
 	}
-	if err := h.held.Acquire(ctx, info.Size); err != nil {
+	held := info.Size
+	if held <= 0 { // the server did not say
+		held = limit
+	}
+	if err := h.held.Acquire(ctx, held); err != nil {
 		return Page{}, err
 	}
-	defer h.held.Release(info.Size)
+	defer h.held.Release(held)
 
 	file, _ := h.files.Get().(*bytes.Buffer)
 	if file == nil {
@@ -128,13 +132,18 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, 
 	}
 	file.Reset()
 	defer h.keep(file)
-	file.Grow(int(info.Size) + bytes.MinRead) // one allocation, and none for a buffer that had its like
+	if info.Size > 0 {
+		file.Grow(int(info.Size) + bytes.MinRead) // one allocation, and none for a buffer that had its like
+	}
 	// No more than was accounted for, whatever the server sends.
-	if _, err := file.ReadFrom(io.LimitReader(body, info.Size+1)); err != nil {
+	if _, err := file.ReadFrom(io.LimitReader(body, held+1)); err != nil {
 		return Page{}, fmt.Errorf("fetch page image: %w", err)
 	}
-	if int64(file.Len()) != info.Size {
-		return Page{}, fault.AsTransient(CodePageImage, fmt.Errorf("fetch page image: %d bytes or more came of %d", file.Len(), info.Size))
+	switch got := int64(file.Len()); {
+	case info.Size > 0 && got != info.Size:
+		return Page{}, fault.AsTransient(CodePageImage, fmt.Errorf("fetch page image: %d bytes or more came of %d", got, info.Size))
+	case got > limit:
+		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of more than %d bytes", limit)
 	}
 	found, err := h.detector.Detect(ctx, file.Bytes())
 	if err != nil {

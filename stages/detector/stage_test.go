@@ -23,6 +23,7 @@ type shelf struct {
 	objects map[string][]byte
 	says    int64
 	breaks  error // of the body, half way
+	endless bool  // the body never ends
 }
 
 func (s shelf) Open(_ context.Context, key string) (io.ReadCloser, objectstore.Info, error) {
@@ -35,11 +36,18 @@ func (s shelf) Open(_ context.Context, key string) (io.ReadCloser, objectstore.I
 		info.Size = s.says
 	}
 	var body io.Reader = bytes.NewReader(b)
+	if s.endless {
+		body = zeros{}
+	}
 	if s.breaks != nil {
 		body = io.MultiReader(bytes.NewReader(b[:len(b)/2]), broken{s.breaks})
 	}
 	return io.NopCloser(body), info, nil
 }
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 type broken struct{ err error }
 
@@ -129,16 +137,17 @@ func TestStageFaults(t *testing.T) {
 		class  fault.Class
 		code   string
 	}{
-		"no image":        {func(p *schemas.PageRendered) { p.ImageKey = "gone.png" }, shelf{}, fault.Permanent, objectstore.CodeMissing},
-		"no picture":      {func(p *schemas.PageRendered) { p.ImageKey = "notes.txt" }, shelf{}, fault.Permanent, CodePageImage},
-		"another size":    {func(p *schemas.PageRendered) { p.Width = 919 }, shelf{}, fault.Permanent, CodePageImage},
-		"another digest":  {func(p *schemas.PageRendered) { p.Options.ModelDigest = strings.Repeat("0", 64) }, shelf{}, fault.Permanent, CodeModelChanged},
-		"another model":   {func(p *schemas.PageRendered) { p.Options.Model = "other" }, shelf{}, fault.Permanent, CodeModelChanged},
-		"no page":         {func(p *schemas.PageRendered) { p.Page = 0 }, shelf{}, fault.Permanent, CodeRecord},
-		"too many bytes":  {nil, shelf{says: 1 << 30}, fault.Permanent, CodePageTooLarge},
-		"fewer than said": {nil, shelf{says: 100_000}, fault.Transient, CodePageImage},
-		"more than said":  {nil, shelf{says: 1000}, fault.Transient, CodePageImage},
-		"store goes away": {nil, shelf{breaks: unavailable}, fault.Unavailable, "s3-unavailable"},
+		"no image":                  {func(p *schemas.PageRendered) { p.ImageKey = "gone.png" }, shelf{}, fault.Permanent, objectstore.CodeMissing},
+		"no picture":                {func(p *schemas.PageRendered) { p.ImageKey = "notes.txt" }, shelf{}, fault.Permanent, CodePageImage},
+		"another size":              {func(p *schemas.PageRendered) { p.Width = 919 }, shelf{}, fault.Permanent, CodePageImage},
+		"another digest":            {func(p *schemas.PageRendered) { p.Options.ModelDigest = strings.Repeat("0", 64) }, shelf{}, fault.Permanent, CodeModelChanged},
+		"another model":             {func(p *schemas.PageRendered) { p.Options.Model = "other" }, shelf{}, fault.Permanent, CodeModelChanged},
+		"no page":                   {func(p *schemas.PageRendered) { p.Page = 0 }, shelf{}, fault.Permanent, CodeRecord},
+		"too many bytes":            {nil, shelf{says: 1 << 30}, fault.Permanent, CodePageTooLarge},
+		"more than allowed, unsaid": {nil, shelf{says: -1, endless: true}, fault.Permanent, CodePageTooLarge},
+		"fewer than said":           {nil, shelf{says: 100_000}, fault.Transient, CodePageImage},
+		"more than said":            {nil, shelf{says: 1000}, fault.Transient, CodePageImage},
+		"store goes away":           {nil, shelf{breaks: unavailable}, fault.Unavailable, "s3-unavailable"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			page := rendered(d)
@@ -156,6 +165,11 @@ func TestStageFaults(t *testing.T) {
 		r := one(t, d.Stage(shelf{objects: objects}), stage.In{Value: []byte("{")})
 		if fault.ClassOf(r.Err) != fault.Permanent || fault.CodeOf(r.Err) != CodeRecord {
 			t.Fatalf("got %v", r.Err)
+		}
+	})
+	t.Run("a size that the server does not say", func(t *testing.T) {
+		if r := one(t, d.Stage(shelf{objects: objects, says: -1}), record(t, rendered(d))); r.Err != nil {
+			t.Fatal(r.Err)
 		}
 	})
 	t.Run("no digest is any", func(t *testing.T) {
