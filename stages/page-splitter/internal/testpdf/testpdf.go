@@ -104,11 +104,11 @@ func Endless(depth int) []byte {
 	}, forms...)
 }
 
-// ImageBomb is a document whose first page shows an image of side × side RGB
-// pixels, all of them black, compressed a thousandfold and thrice over, and
-// whose second page is harmless.
+// ImageBomb is a document whose first page shows an image of side × side pixels,
+// all of them black, of one bit each and compressed twice over, and whose second
+// page is harmless.
 func ImageBomb(side int) []byte {
-	row := make([]byte, 3*side)
+	row := make([]byte, (side+7)/8)
 	var once bytes.Buffer
 	z := zlib.NewWriter(&once)
 	for range side {
@@ -122,7 +122,7 @@ func ImageBomb(side int) []byte {
 	return Document([]Page{
 		{Content: "600 0 0 600 0 0 cm /X Do", Resources: fmt.Sprintf("/XObject << /X %d 0 R >>", FirstExtra)},
 		{Lines: []Line{{Text: "harmless", X: 72, Y: 700, Size: 24}}},
-	}, Stream(fmt.Sprintf("/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceRGB /BitsPerComponent 8 /Filter [/FlateDecode /FlateDecode]",
+	}, Stream(fmt.Sprintf("/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceGray /BitsPerComponent 1 /Filter [/FlateDecode /FlateDecode]",
 		side, side), twice.Bytes()))
 }
 
