@@ -1,6 +1,7 @@
 package pageimage
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -8,7 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 
-	"github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress/flate"
 )
 
 const (
@@ -25,8 +26,9 @@ type PNG struct {
 	width, height int
 	bpp           int // bytes a pixel: 1 grey, 3 RGB
 
-	in      idat
-	inflate io.ReadCloser
+	in       idat
+	buffered *bufio.Reader // over in; the inflater has a faster loop for it than for any reader
+	inflate  io.ReadCloser
 	// cur and prev hold a filter byte and then a row, after seven bytes so
 	// that the pixels lie at a multiple of eight.
 	cur, prev []byte
@@ -67,12 +69,7 @@ func (p *PNG) Open(data []byte, maxPixels int) error {
 	}
 	p.width, p.height, p.y = int(width), int(height), 0
 
-	if r, ok := p.inflate.(zlib.Resetter); ok {
-		err = r.Reset(&p.in, nil)
-	} else {
-		p.inflate, err = zlib.NewReader(&p.in)
-	}
-	if err != nil {
+	if err := p.startInflating(); err != nil {
 		return damaged("start of pixels", err)
 	}
 	stride := p.width * p.bpp
@@ -80,6 +77,30 @@ func (p *PNG) Open(data []byte, maxPixels int) error {
 	clear(p.cur) // Next swaps first: this is the row above the first
 	if p.bpp == 1 {
 		p.rgb = sized(p.rgb, 3*p.width)
+	}
+	return nil
+}
+
+// startInflating reads the two bytes that zlib puts before its deflate stream
+// (RFC 1950, section 2.2). The sum that follows the stream is not looked at: it
+// would be a fifth of the time, and every chunk has one that was.
+func (p *PNG) startInflating() error {
+	if p.inflate == nil {
+		p.buffered = bufio.NewReaderSize(&p.in, 16<<10)
+		p.inflate = flate.NewReader(p.buffered)
+	} else {
+		p.buffered.Reset(&p.in)
+		if err := p.inflate.(flate.Resetter).Reset(p.buffered, nil); err != nil {
+			return err
+		}
+	}
+	var head [2]byte
+	if _, err := io.ReadFull(p.buffered, head[:]); err != nil {
+		return err
+	}
+	const deflate, dictionary = 8, 0x20
+	if head[0]&0x0f != deflate || head[1]&dictionary != 0 || binary.BigEndian.Uint16(head[:])%31 != 0 {
+		return errors.New("not a zlib stream")
 	}
 	return nil
 }
@@ -102,7 +123,7 @@ func (p *PNG) Next() ([]byte, error) {
 		return nil, fmt.Errorf("%w: row %d has filter %d", ErrDamaged, p.y-1, p.cur[7])
 	}
 	if p.y == p.height {
-		// Reading on to the end of the stream is what checks its sum.
+		// There must be an end, and no more before it.
 		var more [1]byte
 		if n, err := p.inflate.Read(more[:]); n != 0 || !errors.Is(err, io.EOF) {
 			if n != 0 {
@@ -186,14 +207,4 @@ func (d *idat) Read(p []byte) (int, error) {
 	n := copy(p, d.cur)
 	d.cur = d.cur[n:]
 	return n, nil
-}
-
-// ReadByte saves the inflater a buffer of its own in front of this one.
-func (d *idat) ReadByte() (byte, error) {
-	if err := d.fill(); err != nil {
-		return 0, err
-	}
-	b := d.cur[0]
-	d.cur = d.cur[1:]
-	return b, nil
 }
