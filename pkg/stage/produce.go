@@ -67,7 +67,8 @@ type Producer struct {
 
 // NewProducer makes a Producer; it connects when it is first used.
 func NewProducer(k kafka.Config, log *slog.Logger) (*Producer, error) {
-	client, err := kafka.NewClient(k, kgo.ProducerLinger(0), kgo.MaxBufferedBytes(bufferedBytes), kgo.RecordRetries(1<<30))
+	// Records come one at a time here: compressing one saves nothing, and a compressor keeps megabytes.
+	client, err := kafka.NewClient(k, kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerLinger(0), kgo.MaxBufferedBytes(bufferedBytes), kgo.RecordRetries(1<<30))
 	if err != nil {
 		return nil, err
 	}
