@@ -58,7 +58,7 @@ func failed(r schemas.Run, page int, code string) schemas.PageFailed {
 
 // partition is one partition of the topic results: offsets and times are given as records are added.
 type partition struct {
-	t  *testing.T
+	t  testing.TB
 	id int32
 	in []stage.In
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // openDatabase starts a server, migrates it and opens it.
-func openDatabase(t *testing.T) *clickhouse.DB {
+func openDatabase(t testing.TB) *clickhouse.DB {
 	t.Helper()
 	server := localtest.StartSQL(t)
 	cfg := clickhouse.Config{Addr: []string{server.Addr}, Database: server.Database, User: server.User, Password: server.Password, Timeout: 30 * time.Second}

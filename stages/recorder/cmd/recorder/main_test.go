@@ -105,10 +105,10 @@ func startProcess(t *testing.T, environ ...string) *process {
 		if err != nil {
 			return err
 		}
-		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s %v", resp.Status, err)
+		if resp.StatusCode != http.StatusOK {
+			return errors.Join(errors.New(resp.Status), resp.Body.Close())
 		}
-		return nil
+		return resp.Body.Close()
 	})
 	return p
 }

@@ -102,7 +102,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 		if err = server.Shutdown(stop); err != nil {
 			err = errors.Join(fmt.Errorf("otlp: stop: %w", err), server.Close())
 		}
-		<-served
+		if ended := <-served; !errors.Is(ended, http.ErrServerClosed) {
+			err = errors.Join(err, fmt.Errorf("otlp: serve: %w", ended))
+		}
 	}
 	r.queue.close()
 	select {
