@@ -72,9 +72,9 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("leafcutter"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
-		// Brokers that collect clients' metrics (KIP-714) would be sent ours compressed, by a compressor that then keeps 8 MB.
-		kgo.DisableClientMetrics(),
-		kgo.ProducerBatchCompression(kgo.Lz4Compression(), kgo.NoCompression()),
+		kgo.DisableClientMetrics(), // KIP-714: ours are at /metrics
+		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
+		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		// Reading: what a direct producer compressed may unfold to gigabytes.
 		kgo.MaxDecompressBatchBytes(maxDecompressed),
 	}
