@@ -1,6 +1,6 @@
 // Package config reads a program's configuration: defaults, then environment, then flags, then validation that reports
-// every fault at once. There is no configuration file. [leafcutter/pkg/program] calls it for every binary; the tests of
-// docs/ and of docker-compose.yml call [Variables] to learn which variables a binary reads.
+// every fault at once. There is no configuration file. [leafcutter/pkg/program] calls it for every binary; the reference
+// in docs/configuration.md and the test of docker-compose.yml ask each binary by -config.list which variables it reads.
 //
 // A configuration is a struct. Each exported field with an `env` tag is one variable; structs without one are walked
 // into. Tags:
@@ -30,6 +30,7 @@ import (
 // Flags are the switches that every binary has beside its configuration.
 type Flags struct {
 	Verify  bool // -config.verify: validate the configuration, print it and exit
+	List    bool // -config.list: list every variable as JSON and exit
 	Health  bool // -health: ask the running instance whether it is ready and exit
 	Version bool // -version: print name and version and exit
 	Help    bool // -help: print the table of knobs and exit
@@ -55,7 +56,7 @@ func Load(name string, args []string, environ []string, cfg any) (Flags, error) 
 	if err != nil {
 		return flags, err
 	}
-	if flags.Help || flags.Version {
+	if flags.Help || flags.Version || flags.List {
 		return flags, nil
 	}
 	values := environment(environ)

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -126,6 +127,7 @@ func TestSwitches(t *testing.T) {
 		{[]string{"-help"}, config.Flags{Help: true}, true},
 		{[]string{"-h"}, config.Flags{Help: true}, true},
 		{[]string{"--version"}, config.Flags{Version: true}, true},
+		{[]string{"-config.list"}, config.Flags{List: true}, true},
 		{[]string{"-config.verify"}, config.Flags{Verify: true}, false},
 		{[]string{"-config.verify", "-kafka-brokers=a:1"}, config.Flags{Verify: true}, true},
 		{[]string{"-health", "-kafka-brokers=a"}, config.Flags{Health: true}, true}, // not for this to validate
@@ -184,6 +186,27 @@ func TestVariables(t *testing.T) {
 	}
 }
 
+func TestListIsTheVariables(t *testing.T) {
+	type knobs struct {
+		Token  string `env:"TOKEN,required" secret:"true" envDefault:"letmein" desc:"less than < is kept"`
+		Limits limits `envPrefix:"LEAFCUTTER_"`
+	}
+	var out strings.Builder
+	if err := config.List(&out, &knobs{}); err != nil {
+		t.Fatal(err)
+	}
+	var got []config.Variable
+	if err := json.Unmarshal([]byte(out.String()), &got); err != nil {
+		t.Fatalf("%v in\n%s", err, out.String())
+	}
+	if diff := cmp.Diff(config.Variables(&knobs{}), got); diff != "" {
+		t.Error(diff)
+	}
+	if strings.Contains(out.String(), "letmein") || !strings.Contains(out.String(), "less than < is kept") {
+		t.Errorf("written as\n%s", out.String())
+	}
+}
+
 func TestHelpShowsEveryKnob(t *testing.T) {
 	var out strings.Builder
 	if err := config.Help(&out, "prog", "does it", &settings{}); err != nil {
@@ -194,7 +217,7 @@ func TestHelpShowsEveryKnob(t *testing.T) {
 			t.Errorf("%+v is not in:\n%s", v, out.String())
 		}
 	}
-	for _, part := range []string{"prog: does it", "-config.verify", "-health", "-version", "-cut", "(required)"} {
+	for _, part := range []string{"prog: does it", "-config.verify", "-config.list", "-health", "-version", "-cut", "(required)"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("%s is not in:\n%s", part, out.String())
 		}

@@ -14,6 +14,7 @@ var switches = []struct {
 	target            func(*Flags) *bool
 }{
 	{"config.verify", "validate the configuration, print it and exit", func(f *Flags) *bool { return &f.Verify }},
+	{"config.list", "list every variable as JSON and exit", func(f *Flags) *bool { return &f.List }},
 	{"health", "ask the running instance whether it is ready and exit with 0 or 1", func(f *Flags) *bool { return &f.Health }},
 	{"version", "print name and version and exit", func(f *Flags) *bool { return &f.Version }},
 	{"help", "print this table and exit", func(f *Flags) *bool { return &f.Help }},

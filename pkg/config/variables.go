@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"io"
 	"reflect"
@@ -13,13 +14,13 @@ import (
 
 // Variable is one knob of a program.
 type Variable struct {
-	Name        string // the environment variable
-	Flag        string // without the dash; "" if there is none
-	Type        string // text, list, number, switch, duration
-	Default     string // "" if there is none; never that of a secret
-	Description string
-	Required    bool
-	Secret      bool
+	Name        string `json:"name"`              // the environment variable
+	Flag        string `json:"flag,omitempty"`    // without the dash; "" if there is none
+	Type        string `json:"type"`              // text, list, map, number, bytes, switch, duration
+	Default     string `json:"default,omitempty"` // "" if there is none; never that of a secret
+	Description string `json:"description,omitempty"`
+	Required    bool   `json:"required,omitempty"`
+	Secret      bool   `json:"secret,omitempty"`
 }
 
 // Setting is the value of one variable after loading.
@@ -40,6 +41,17 @@ func Variables(cfg any) []Variable {
 		variables = append(variables, f.Variable)
 	}
 	return variables
+}
+
+// List writes what [Variables] gives as a JSON array, for tools: a binary's variables are told by the binary itself.
+func List(w io.Writer, cfg any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(Variables(cfg)); err != nil {
+		return fmt.Errorf("write the list of variables: %w", err)
+	}
+	return nil
 }
 
 // Settings lists the values of a configuration that has been loaded, secrets withheld. It panics where [Variables] does.

@@ -1,5 +1,5 @@
-// Package program is what every main calls: it loads the configuration, answers -help, -version, -config.verify and
-// -health, starts telemetry and the admin server, runs the program's own function until a signal, and gives back the
+// Package program is what every main calls: it loads the configuration, answers -help, -version, -config.list,
+// -config.verify and -health, starts telemetry and the admin server, runs the program's own function until a signal, and gives back the
 // exit code. The only os.Exit of a binary is in its main:
 //
 //	func main() {
@@ -111,6 +111,8 @@ func (spec Spec[C]) run(s surroundings) int {
 	case flags.Help:
 		err = config.Help(s.stdout, spec.Name, spec.Purpose, spec.settings())
 		return complain(s.stderr, spec.Name, exitUsage, err)
+	case flags.List:
+		return complain(s.stderr, spec.Name, exitUsage, config.List(s.stdout, spec.settings()))
 	case flags.Version:
 		_, err = fmt.Fprintf(s.stdout, "%s %s\n", spec.Name, spec.Version)
 		return complain(s.stderr, spec.Name, exitUsage, err)

@@ -289,6 +289,7 @@ func TestSwitches(t *testing.T) {
 		stderr []string
 	}{
 		{args: []string{"-version"}, stdout: []string{"prog v9\n"}},
+		{args: []string{"-config.list"}, env: []string{"KEY=hunter2"}, stdout: []string{`"name": "WORD"`, `"default": "hello"`, `"LEAFCUTTER_ADMIN_ADDR"`, `"127.0.0.1:0"`}},
 		{args: []string{"-help"}, stdout: []string{"prog: is tested", "WORD", "hello", "LEAFCUTTER_ADMIN_ADDR", "127.0.0.1:0", "LEAFCUTTER_LOG_LEVEL", "LEAFCUTTER_MEMORY_LIMIT"}},
 		{args: []string{"-config.verify"}, env: []string{"KEY=hunter2"}, stdout: []string{"WORD", "hello", "KEY", "(set)"}},
 		{args: []string{"-config.verify", "-word="}, env: []string{"LEAFCUTTER_LOG_LEVEL=loud", "LEAFCUTTER_MEMORY_LIMIT=1", "LEAFCUTTER_ADMIN_ADDR=here"}, code: 2,
