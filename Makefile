@@ -7,7 +7,7 @@ SHELL := /bin/sh
 
 PDF      ?= docs/samples/leafcutter.pdf
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS  := -X main.version=$(VERSION)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
 MODULES   = $(shell go list -m -f '{{.Dir}}')
 
 # Folder and binary. Only what binds MuPDF or ONNX Runtime needs a C compiler.

@@ -4,7 +4,7 @@
 #
 #   deploy/dist/dist.sh VERSION        run by `make dist`, from the root, after deps and build
 #
-# DIST_LEVEL is gzip's level (6): libchdb is most of the size, and 1 is three times as fast for a tenth more.
+# DIST_LEVEL is gzip's level (6): libchdb is most of the size; 1 is for trying it out.
 set -eu
 
 version=$1
@@ -16,7 +16,7 @@ die() { echo "dist: $*" >&2; exit 1; }
 
 deploy/deps/fetch.sh --verify
 rm -rf "$stage" && mkdir -p "$stage"
-trap 'rm -rf "$stage" "$out/unpacked"' EXIT
+trap 'rm -rf "$stage" "$out/unpacked" "$out"/*.part' EXIT
 
 for dir in bin lib models licenses; do cp -R "build/$dir" "$stage/"; done
 cp LICENSE CHANGELOG.md "$stage/"
@@ -34,7 +34,7 @@ done | sort -u | while read -r module v; do
 	dir=$(go env GOMODCACHE)/$(printf '%s@%s' "$module" "$v" | sed 's/\([A-Z]\)/!\1/g' | tr '[:upper:]' '[:lower:]')
 	mkdir -p "$stage/licenses/go/$module"
 	found=
-	for text in "$dir"/LICEN[SC]E* "$dir"/COPYING* "$dir"/NOTICE* "$dir"/PATENTS*; do
+	for text in "$dir"/LICEN[SC]E* "$dir"/UNLICENSE* "$dir"/COPYING* "$dir"/NOTICE* "$dir"/PATENTS*; do
 		[ -f "$text" ] || continue
 		cp "$text" "$stage/licenses/go/$module/" && found=1
 	done
