@@ -2,42 +2,26 @@
 -- One row a box. k counts from 1 in the order of falling score within its page.
 CREATE VIEW IF NOT EXISTS detections AS
 SELECT
-    b.document_id AS document_id,
-    d.title AS title,
-    b.run_id AS run_id,
-    r.model AS model,
-    b.page AS page,
-    b.k AS k,
-    b.class AS class,
-    b.score AS score,
-    b.x0 AS x0,
-    b.y0 AS y0,
-    b.x1 AS x1,
-    b.y1 AS y1,
-    b.dpi AS dpi,
-    b.width AS width,
-    b.height AS height,
-    b.text AS text,
-    b.crop_key AS crop_key,
-    b.image_key AS image_key,
-    b.annotated_key AS annotated_key,
-    b.trace_id AS trace_id,
-    b.submitted_at AS submitted_at,
-    b.detected_at AS detected_at
+    document_id, title, run_id, model, page, k, class, score, x0, y0, x1, y1, dpi, width, height, text, crop_key,
+    image_key, annotated_key, trace_id, submitted_at, detected_at
 FROM
 (
+    -- Pages are joined before they are unfolded into boxes: a page has dozens.
     SELECT
-        document_id, run_id, page, k, class, score, x0, y0, x1, y1, dpi, width, height, text, crop_key, image_key,
-        annotated_key, trace_id, submitted_at, detected_at
-    FROM page_results FINAL
-    ARRAY JOIN
-        arrayEnumerate(boxes.class) AS k, boxes.class AS class, boxes.score AS score, boxes.x0 AS x0, boxes.y0 AS y0,
-        boxes.x1 AS x1, boxes.y1 AS y1, boxes.crop_key AS crop_key, boxes.text AS text
-) AS b
-LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS d
-    ON b.submitted_at = d.submitted_at AND b.document_id = d.document_id
-LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) AS r
-    ON b.submitted_at = r.submitted_at AND b.document_id = r.document_id AND b.run_id = r.run_id;
+        p.document_id AS document_id, d.title AS title, p.run_id AS run_id, r.model AS model, p.page AS page,
+        p.boxes.class AS classes, p.boxes.score AS scores, p.boxes.x0 AS lefts, p.boxes.y0 AS tops, p.boxes.x1 AS rights,
+        p.boxes.y1 AS bottoms, p.boxes.text AS texts, p.boxes.crop_key AS crop_keys, p.dpi AS dpi, p.width AS width,
+        p.height AS height, p.image_key AS image_key, p.annotated_key AS annotated_key, p.trace_id AS trace_id,
+        p.submitted_at AS submitted_at, p.detected_at AS detected_at
+    FROM (SELECT * FROM page_results FINAL) AS p
+    LEFT ANY JOIN (SELECT submitted_at, document_id, title FROM documents FINAL) AS d
+        ON p.submitted_at = d.submitted_at AND p.document_id = d.document_id
+    LEFT ANY JOIN (SELECT submitted_at, document_id, run_id, model FROM runs FINAL) AS r
+        ON p.submitted_at = r.submitted_at AND p.document_id = r.document_id AND p.run_id = r.run_id
+)
+ARRAY JOIN
+    arrayEnumerate(classes) AS k, classes AS class, scores AS score, lefts AS x0, tops AS y0, rights AS x1, bottoms AS y1,
+    texts AS text, crop_keys AS crop_key;
 
 -- One row a document, with the state and counters of its newest run: the one that was planned, failed or cancelled
 -- last. A document without a run is queued.
