@@ -47,11 +47,11 @@ const (
 	tailAgain     = 2 * time.Second
 )
 
-// Memory of Go that is meant to be enough, and how much garbage may pile up on what lives: half of it. The live heap is
+// Memory of Go that is meant to be enough, and how much garbage may pile up on what lives: a quarter of it. The live heap is
 // a few megabytes, so collecting often costs little and keeps the process small. GOGC and GOMEMLIMIT win.
 const (
 	softLimit  = 48 << 20
-	gcPercent  = 50
+	gcPercent  = 25
 	noLimitSet = math.MaxInt64
 )
 
