@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -14,73 +15,80 @@ import (
 	"leafcutter/stages/detector/internal/session"
 )
 
-// prepared is a rewritten graph in the cache, and what is known about it. It
-// is written after the graph has been compared with the original on a page, so
-// that a file which is there is one that may be trusted.
-type prepared struct {
-	Source     string         `json:"source"`     // sha256 of the weights as shipped
-	Graph      string         `json:"graph"`      // sha256 of the rewritten file
-	Runtime    string         `json:"runtime"`    // that they were compared with
-	Report     rewrite.Report `json:"report"`     // what was changed
-	Difference float64        `json:"difference"` // largest |a-b| / (1+|a|) over all outputs
+// A prepared model is a folder in the cache: the model's graph, rewritten and
+// then optimised for this machine's processor, the weights in a file of their
+// own, from which the runtime maps them, and the facts. The folder gets its
+// name once its graph has been compared with the original on a page, so what is
+// there under its name may be trusted as long as it is undamaged.
+const (
+	preparedGraph   = "graph.onnx"
+	preparedWeights = "graph.weights" // named within the graph: the files cannot be renamed
+	preparedFacts   = "facts.json"
+)
+
+// facts say what a prepared model was made of, and how to know it again.
+type facts struct {
+	Source     string            `json:"source"`     // sha256 of the weights as shipped
+	Runtime    string            `json:"runtime"`    // that it was made and compared with
+	Processor  string            `json:"processor"`  // that it was made for
+	Rewritten  rewrite.Report    `json:"rewritten"`  // what was changed before
+	Difference float64           `json:"difference"` // largest |a-b| / (1+|a|) over all outputs
+	Files      map[string]string `json:"files"`      // sha256 by name
 }
 
-// cacheEntry names the two files of a rewritten graph.
-type cacheEntry struct{ graph, facts string }
-
-func entryFor(dir, source string) cacheEntry {
-	base := filepath.Join(dir, "models", fmt.Sprintf("%s-r%d-ort%s", source[:16], rewrite.Version, session.Version))
-	return cacheEntry{graph: base + ".onnx", facts: base + ".json"}
+// preparedDir is where a prepared model lies.
+func preparedDir(cache, source string) string {
+	return filepath.Join(cache, "models", fmt.Sprintf("%s-r%d-ort%s-%s", source[:16], rewrite.Version, session.Version, session.Processor()))
 }
 
-// trusted says whether the entry holds a graph that was made from these
-// weights by this program, was compared, and is undamaged.
-func (e cacheEntry) trusted(source string) bool {
-	b, err := os.ReadFile(e.facts)
+// trusted says whether dir holds a model that was prepared from these weights,
+// for this runtime and processor, and is undamaged.
+func trusted(dir, source string) bool {
+	b, err := os.ReadFile(filepath.Join(dir, preparedFacts))
 	if err != nil {
 		return false
 	}
-	var p prepared
-	if json.Unmarshal(b, &p) != nil || p.Source != source || p.Runtime != session.Version {
+	var f facts
+	if json.Unmarshal(b, &f) != nil || f.Source != source || f.Runtime != session.Version || f.Processor != session.Processor() ||
+		f.Files[preparedGraph] == "" {
 		return false
 	}
-	got, err := digestOf(e.graph)
-	return err == nil && got == p.Graph
+	for name, want := range f.Files {
+		if got, err := digestOf(filepath.Join(dir, filepath.Base(name))); err != nil || got != want {
+			return false
+		}
+	}
+	return true
 }
 
-// writeTemp writes a graph under a temporary name in dir, and returns it.
-func writeTemp(dir string, graph []byte) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("cache: %w", err)
+// keep writes the facts beside a prepared model in staged, and gives the folder
+// its name. A folder that has the name was made by another process meanwhile
+// and is as good, or was damaged; in both cases this one replaces it. Who has
+// mapped the old files keeps them.
+func keep(staged, dir string, f facts) error {
+	f.Files = make(map[string]string)
+	for _, name := range []string{preparedGraph, preparedWeights} {
+		sum, err := digestOf(filepath.Join(staged, name))
+		if errors.Is(err, fs.ErrNotExist) && name == preparedWeights {
+			continue // a model without large tensors has none
+		}
+		if err != nil {
+			return fmt.Errorf("keep prepared model: %w", err)
+		}
+		f.Files[name] = sum
 	}
-	f, err := os.CreateTemp(dir, ".new-*.onnx")
+	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
-		return "", fmt.Errorf("cache: %w", err)
+		return fmt.Errorf("keep prepared model: %w", err)
 	}
-	_, err = f.Write(graph)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(fmt.Errorf("cache: %w", err), os.Remove(f.Name()))
+	if err := os.WriteFile(filepath.Join(staged, preparedFacts), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("keep prepared model: %w", err)
 	}
-	return f.Name(), nil
-}
-
-// trust gives a staged graph its name. The facts come last: until they are
-// there the graph does not count, and two processes doing this at once write
-// the same content.
-func (e cacheEntry) trust(staged string, p prepared) error {
-	b, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return fmt.Errorf("cache: %w", err)
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("keep prepared model: %w", err)
 	}
-	if err := os.Rename(staged, e.graph); err != nil {
-		return fmt.Errorf("cache: %w", err)
-	}
-	temp := staged + ".json"
-	if err := os.WriteFile(temp, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("cache: %w", err)
-	}
-	if err := os.Rename(temp, e.facts); err != nil {
-		return fmt.Errorf("cache: %w", err)
+	if err := os.Rename(staged, dir); err != nil {
+		return fmt.Errorf("keep prepared model: %w", err)
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ type Config struct {
 	Library   string `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
 	CacheDir  string `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
 
-	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: one a processor"`
+	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: one a processor, 4 at most"`
 	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
 	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred"`
 
@@ -60,7 +60,7 @@ func (c Config) resolve() (Config, error) {
 		return c, err
 	}
 	if c.Threads == 0 {
-		c.Threads = runtime.GOMAXPROCS(0) // knows of a container's limit
+		c.Threads = min(runtime.GOMAXPROCS(0), 4) // which knows of a container's limit; more threads hardly help a page
 	}
 	if c.Runs == 0 {
 		c.Runs = 1

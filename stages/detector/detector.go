@@ -5,8 +5,9 @@
 // A model is a folder with a manifest and weights (package internal/manifest).
 // Its family (internal/family) turns pages into tensors and tensors into
 // boxes; internal/session runs ONNX Runtime in between. When a model is loaded
-// for the first time its graph is rewritten to run faster, compared with the
-// original on a page, and kept in a cache (load.go, cache.go).
+// for the first time it is prepared: its graph is rewritten and optimised for
+// the processor, compared with the original on a page, and kept in a cache
+// (load.go, cache.go).
 //
 // Memory is fixed when a Detector is made: so many pages may be in work at
 // once, each with its tensors, and pages are read row by row. It does not grow
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -132,6 +134,10 @@ func (d *Detector) warm(ctx context.Context, log *slog.Logger) error {
 	l := loader{config: d.config, manifest: d.manifest, family: d.family, library: d.library, page: first, log: log}
 	var err error
 	d.session, err = l.load(ctx)
+	// What loading left over, several times the model's size, is given back
+	// now: from here on memory hardly changes, so nothing else would do it.
+	debug.FreeOSMemory()
+	session.FreeMemory()
 	return err
 }
 

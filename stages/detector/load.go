@@ -2,9 +2,7 @@ package detector
 
 import (
 	"context"
-	"crypto/sha256"
 	_ "embed" // the page on which graphs are compared
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -45,35 +43,140 @@ type loader struct {
 // to compute the same.
 func (l loader) load(ctx context.Context) (*session.Session, error) {
 	weights := filepath.Join(l.config.ModelsDir, l.config.Model, l.manifest.File)
-	got, err := digestOf(weights)
+	source, err := digestOf(weights)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, weights)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read weights: %w", err)
 	}
-	if got != l.manifest.SHA256 {
-		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, weights, got, l.manifest.SHA256)
+	if source != l.manifest.SHA256 {
+		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, weights, source, l.manifest.SHA256)
 	}
-	entry := entryFor(l.config.CacheDir, got)
-	if l.config.CacheDir != "" && entry.trusted(got) {
-		s, _, err := l.try(ctx, entry.graph)
-		if err == nil {
-			l.log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
-			return s, nil
+	if l.config.CacheDir != "" {
+		dir := preparedDir(l.config.CacheDir, source)
+		if trusted(dir, source) {
+			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), true)
+			if err == nil {
+				l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", l.config.Threads))
+				return s, nil
+			}
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			l.log.Warn("prepared model not usable, preparing it anew", slog.Any("error", err))
 		}
-		if ctx.Err() != nil {
-			return nil, err
-		}
-		l.log.Warn("cached graph not usable, making it anew", slog.Any("error", err))
 	}
-	return l.rewritten(ctx, weights, entry)
+	return l.prepare(ctx, weights)
+}
+
+// prepare makes the fastest and smallest form of a model, compares it with the
+// model as shipped, and keeps it if they agree. Whatever goes wrong with it, the
+// model as shipped is still there. One session is open at a time: this is when
+// a detector needs most memory.
+func (l loader) prepare(ctx context.Context, weights string) (*session.Session, error) {
+	shipped, want, err := l.try(ctx, weights, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := shipped.Close(); err != nil {
+		return nil, err
+	}
+	better, err := l.better(ctx, weights, want)
+	if err == nil {
+		return better, nil
+	}
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	l.log.Warn("model not prepared, it runs as shipped", slog.Any("error", err))
+	shipped, _, err = l.try(ctx, weights, false)
+	if err != nil {
+		return nil, err
+	}
+	l.log.Info("model loaded", slog.String("graph", weights), slog.Int("threads", l.config.Threads))
+	return shipped, nil
+}
+
+// better prepares a model and opens it. want is what the model as shipped
+// makes of the sample page.
+func (l loader) better(ctx context.Context, weights string, want []family.Tensor) (_ *session.Session, err error) {
+	staged, kept, err := l.stage()
+	if err != nil {
+		return nil, err
+	}
+	// By now the folder has another name, or is of no use; what is mapped
+	// from it stays.
+	defer os.RemoveAll(staged) //nolint:errcheck // at worst a folder in a cache
+
+	f := facts{Source: l.manifest.SHA256, Runtime: session.Version, Processor: session.Processor()}
+	rewritten := filepath.Join(staged, "rewritten.onnx")
+	if f.Rewritten, err = rewriteFile(weights, rewritten); err != nil {
+		return nil, err
+	}
+	graph := filepath.Join(staged, preparedGraph)
+	if err := l.library.Optimize(rewritten, graph, preparedWeights); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(rewritten); err != nil {
+		return nil, fmt.Errorf("prepare model: %w", err)
+	}
+	s, got, err := l.try(ctx, graph, true)
+	if err != nil {
+		return nil, err
+	}
+	if f.Difference = difference(want, got); !(f.Difference <= tolerance) {
+		return nil, errors.Join(fmt.Errorf("outputs of the prepared model differ by %g, at most %g allowed", f.Difference, tolerance), s.Close())
+	}
+	if kept != "" {
+		if err := keep(staged, kept, f); err != nil {
+			l.log.Warn("prepared model not kept, it will be made again at the next start", slog.Any("error", err))
+		}
+	}
+	l.log.Info("model prepared", slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
+	l.log.Info("model loaded", slog.String("graph", kept), slog.Int("threads", l.config.Threads))
+	return s, nil
+}
+
+// stage makes an empty folder to prepare a model in. kept is the name that the
+// folder is to have in the cache; where the cache cannot be written there is
+// none, and the folder is a temporary one.
+func (l loader) stage() (staged, kept string, err error) {
+	if l.config.CacheDir != "" {
+		kept = preparedDir(l.config.CacheDir, l.manifest.SHA256)
+		if err = os.MkdirAll(filepath.Dir(kept), 0o755); err == nil {
+			if staged, err = os.MkdirTemp(filepath.Dir(kept), ".new-"); err == nil {
+				return staged, kept, nil
+			}
+		}
+		l.log.Warn("cache not writable, the model will be prepared at each start (LEAFCUTTER_CACHE_DIR chooses another)", slog.Any("error", err))
+	}
+	if staged, err = os.MkdirTemp("", "leafcutter-model-"); err != nil {
+		return "", "", fmt.Errorf("prepare model: %w", err)
+	}
+	return staged, "", nil
+}
+
+// rewriteFile rewrites the graph of one file into another.
+func rewriteFile(from, to string) (rewrite.Report, error) {
+	model, err := os.ReadFile(from)
+	if err != nil {
+		return rewrite.Report{}, fmt.Errorf("read weights: %w", err)
+	}
+	out, report, err := rewrite.Apply(model)
+	if err != nil {
+		return report, err
+	}
+	if err := os.WriteFile(to, out, 0o600); err != nil {
+		return report, fmt.Errorf("prepare model: %w", err)
+	}
+	return report, nil
 }
 
 // try opens a graph and runs it on the sample page. It returns the outputs.
-func (l loader) try(ctx context.Context, graph string) (*session.Session, []family.Tensor, error) {
+func (l loader) try(ctx context.Context, graph string, prepared bool) (*session.Session, []family.Tensor, error) {
 	s, err := l.library.Open(session.Config{
-		Model: graph, Input: l.manifest.Input.Name, Outputs: l.family.Outputs(), Threads: l.config.Threads,
+		Model: graph, Prepared: prepared, Input: l.manifest.Input.Name, Outputs: l.family.Outputs(), Threads: l.config.Threads,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
@@ -108,73 +211,6 @@ func (l loader) sample(ctx context.Context, s *session.Session) ([]family.Tensor
 		out[i].Data = slices.Clone(out[i].Data)
 	}
 	return out, nil
-}
-
-// rewritten opens the graph as shipped and its rewriting, compares the two,
-// and keeps the rewriting if they agree. Whatever goes wrong with it, the graph
-// as shipped is still there.
-func (l loader) rewritten(ctx context.Context, weights string, entry cacheEntry) (*session.Session, error) {
-	shipped, want, err := l.try(ctx, weights)
-	if err != nil {
-		return nil, err
-	}
-	better, p, err := l.compare(ctx, weights, entry, want)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, errors.Join(err, shipped.Close())
-		}
-		l.log.Warn("model's graph not rewritten, it runs as shipped", slog.Any("error", err))
-	}
-	if better == nil {
-		l.log.Info("model loaded", slog.String("graph", weights), slog.Int("threads", l.config.Threads))
-		return shipped, nil
-	}
-	l.log.Info("model's graph rewritten", slog.Int("hard_swish", p.Report.HardSwish), slog.Float64("difference", p.Difference))
-	l.log.Info("model loaded", slog.String("graph", entry.graph), slog.Int("threads", l.config.Threads))
-	return better, shipped.Close()
-}
-
-// compare returns the session of the rewritten graph, or nil where rewriting
-// does not pay or cannot be trusted.
-func (l loader) compare(ctx context.Context, weights string, entry cacheEntry, want []family.Tensor) (*session.Session, prepared, error) {
-	original, err := os.ReadFile(weights)
-	if err != nil {
-		return nil, prepared{}, fmt.Errorf("read weights: %w", err)
-	}
-	graph, report, err := rewrite.Apply(original)
-	if err != nil || !report.Pays() {
-		return nil, prepared{}, err
-	}
-	sum := sha256.Sum256(graph)
-	p := prepared{Source: l.manifest.SHA256, Graph: hex.EncodeToString(sum[:]), Runtime: session.Version, Report: report}
-
-	cached := l.config.CacheDir != ""
-	var staged string
-	if cached {
-		if staged, err = writeTemp(filepath.Dir(entry.graph), graph); err != nil {
-			l.log.Warn("cache not writable, the graph will be rewritten at each start", slog.Any("error", err))
-			cached = false
-		}
-	}
-	if !cached {
-		if staged, err = writeTemp(os.TempDir(), graph); err != nil {
-			return nil, p, err
-		}
-	}
-	defer os.Remove(staged) //nolint:errcheck // renamed by now, or of no use
-	s, got, err := l.try(ctx, staged)
-	if err != nil {
-		return nil, p, err
-	}
-	if p.Difference = difference(want, got); !(p.Difference <= tolerance) {
-		return nil, p, errors.Join(fmt.Errorf("outputs of the rewritten graph differ by %g, at most %g allowed", p.Difference, tolerance), s.Close())
-	}
-	if cached {
-		if err := entry.trust(staged, p); err != nil {
-			l.log.Warn("rewritten graph not kept, it will be made again at the next start", slog.Any("error", err))
-		}
-	}
-	return s, p, nil
 }
 
 // difference is the largest |a-b| / (1+|a|), or NaN or +Inf where outputs are

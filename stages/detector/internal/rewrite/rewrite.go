@@ -24,7 +24,7 @@ type Report struct {
 	Constants int `json:"constants"`
 }
 
-// Pays says whether the rewritten graph is worth using.
+// Pays says whether anything was changed that makes the graph faster.
 func (r Report) Pays() bool { return r.HardSwish > 0 }
 
 // Apply returns the rewritten model. Its inputs and outputs are those of the

@@ -16,8 +16,10 @@ var ErrModel = errors.New("model not accepted")
 
 // Config says what to run.
 type Config struct {
-	// Model is the path of the ONNX file.
-	Model string
+	// Model is the path of the ONNX file; Prepared says that Optimize made
+	// it, so that there is nothing left to optimise.
+	Model    string
+	Prepared bool
 	// Input is the name of the only input, Outputs those of the outputs
 	// wanted, in the order in which Slot.Outputs has them.
 	Input   string
@@ -38,7 +40,11 @@ type Session struct {
 
 // Open loads a model. The Runtime must outlive it.
 func (r *Runtime) Open(c Config) (*Session, error) {
-	o, err := options(c)
+	level := ort.GraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll)
+	if c.Prepared {
+		level = ort.GraphOptimizationLevelDisableAll
+	}
+	o, err := options(c.Threads, level)
 	if err != nil {
 		return nil, err
 	}
@@ -53,16 +59,16 @@ func (r *Runtime) Open(c Config) (*Session, error) {
 // options are those measured for a fixed input size, on one thread, over the
 // process without a model: arena on and memory pattern off 63 MB, both on 90,
 // both off 187, pattern without arena 328.
-func options(c Config) (*ort.SessionOptions, error) {
+func options(threads int, level ort.GraphOptimizationLevel) (*ort.SessionOptions, error) {
 	o, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, fmt.Errorf("session options: %w", err)
 	}
 	for _, set := range []func() error{
-		func() error { return o.SetIntraOpNumThreads(c.Threads) },
+		func() error { return o.SetIntraOpNumThreads(threads) },
 		func() error { return o.SetInterOpNumThreads(1) },
 		func() error { return o.SetExecutionMode(ort.ExecutionModeSequential) },
-		func() error { return o.SetGraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll) },
+		func() error { return o.SetGraphOptimizationLevel(level) },
 		func() error { return o.SetCpuMemArena(true) },
 		func() error { return o.SetMemPattern(false) },
 		// Idle threads would otherwise keep their cores busy for more

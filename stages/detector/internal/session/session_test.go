@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,6 +100,59 @@ func TestRunsAtOnceDoNotMeet(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// A prepared model gives the same outputs as the one that it was made of, from
+// its own two files.
+func TestOptimize(t *testing.T) {
+	r, s := open(t, 1)
+	first := slot(t, r)
+	for i := range first.Input {
+		first.Input[i] = float32(i%200)/100 - 1
+	}
+	if err := s.Run(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	graph := filepath.Join(dir, "graph.onnx")
+	if err := r.Optimize(build(t, "models", "layout_cdla", "layout_cdla.onnx"), graph, "graph.weights"); err != nil {
+		t.Fatal(err)
+	}
+	if i, err := os.Stat(filepath.Join(dir, "graph.weights")); err != nil || i.Size() < 5<<20 {
+		t.Fatalf("weights beside the graph: %v, %v", i, err)
+	}
+	prepared, err := r.Open(Config{
+		Model: graph, Prepared: true, Input: "image", Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prepared.Close() //nolint:errcheck // what is tested comes before
+	second := slot(t, r)
+	copy(second.Input, first.Input)
+	if err := prepared.Run(t.Context(), second); err != nil {
+		t.Fatal(err)
+	}
+	for i := range first.Outputs {
+		for k, want := range first.Outputs[i] {
+			if got := second.Outputs[i][k]; math.Abs(float64(got-want)) > 1e-4 {
+				t.Fatalf("output %d, value %d: %v, want %v", i, k, got, want)
+			}
+		}
+	}
+	FreeMemory() // what lives must survive it
+	if err := errors.Join(prepared.Run(t.Context(), second), s.Run(t.Context(), first)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Optimize(filepath.Join(dir, "absent.onnx"), graph, "w"); !errors.Is(err, ErrModel) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestProcessorFitsAFileName(t *testing.T) {
+	if p := Processor(); p == "" || filepath.Base(p) != p || strings.ContainsAny(p, " /:") {
+		t.Fatalf("%q", p)
+	}
 }
 
 // A run that its context ends returns early with the context's error, and its
