@@ -1,5 +1,5 @@
 // Package cli is the command line. Commands that run servers (up, service) exist where the servers do; the rest (submit,
-// query, status, topics, migrate, doctor) builds and runs anywhere, without cgo.
+// query, status, init, topics, migrate, doctor) builds and runs anywhere, without cgo.
 package cli
 
 import (
@@ -63,7 +63,7 @@ func (t *terminal) root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: t.version,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(t.submit(), t.query(), t.status(), t.doctor(), t.topics(), t.migrate(), t.versionCommand())
+	root.AddCommand(t.submit(), t.query(), t.status(), t.doctor(), t.init(), t.topics(), t.migrate(), t.versionCommand())
 	root.AddCommand(t.serverCommands()...)
 	return root
 }

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,14 +9,12 @@ import (
 	"leafcutter/pkg/config"
 	"leafcutter/pkg/kafka"
 	"leafcutter/schemas"
-	migrations "leafcutter/schemas/clickhouse"
 )
 
 // topics makes the topics of any Kafka, configured by environment as the stages are.
 func (t *terminal) topics() *cobra.Command {
 	group := &cobra.Command{Use: "topics", Short: "make or list the topics of a cluster"}
-	var models []string
-	var partitions int32
+	var wanted pages
 	apply := &cobra.Command{
 		Use: "apply", Short: "make the missing topics and set the configuration of all", Args: cobra.NoArgs,
 		Long: "Make the topics of the table in schemas that are missing, on the Kafka of KAFKA_BROKERS (KAFKA_TLS_*, KAFKA_SASL_*,\n" +
@@ -28,22 +24,13 @@ func (t *terminal) topics() *cobra.Command {
 			if err := t.load(&cfg); err != nil {
 				return err
 			}
-			made, err := kafka.Apply(c.Context(), cfg, schemas.Topics(models...), partitions)
-			for _, name := range made {
-				if err := t.print("made %s\n", name); err != nil {
-					return err
-				}
-			}
-			if err != nil {
-				return err
-			}
-			return t.print("%d topics are as they should be\n", len(schemas.Topics(models...)))
+			return t.makeTopics(c.Context(), cfg, wanted)
 		},
 	}
 	list := &cobra.Command{
 		Use: "list", Short: "print the table of topics", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			for _, topic := range schemas.Topics(models...) {
+			for _, topic := range schemas.Topics(wanted.models...) {
 				keep := "compacted"
 				if !topic.Compacted {
 					keep = fmt.Sprintf("%d days", int(topic.Retention.Hours()/24))
@@ -55,8 +42,8 @@ func (t *terminal) topics() *cobra.Command {
 			return nil
 		},
 	}
-	group.PersistentFlags().StringSliceVar(&models, "model", []string{"layout_cdla"}, "models whose page topics are wanted")
-	apply.Flags().Int32Var(&partitions, "partitions", 0, "partitions of each work topic; 0: as in the table")
+	wanted.flags(apply)
+	wanted.flags(list)
 	group.AddCommand(apply, list)
 	return group
 }
@@ -72,10 +59,7 @@ func (t *terminal) migrate() *cobra.Command {
 			if err := t.load(&cfg); err != nil {
 				return err
 			}
-			if err := clickhouse.Migrate(c.Context(), cfg, migrations.Migrations, t.logger(slog.LevelInfo)); err != nil {
-				return err
-			}
-			return t.print("tables of database %s on %s are up to date\n", cfg.Database, strings.Join(cfg.Addr, ","))
+			return t.makeTables(c.Context(), cfg)
 		},
 	}
 }
