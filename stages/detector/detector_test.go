@@ -265,7 +265,7 @@ func TestCacheThatCannotBeWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // TestCloseIsLegalTwice looks at it
+	defer d.Close() // TestCloseIsLegalTwice looks at its error
 	if !strings.Contains(log.String(), "cache not writable") || !strings.Contains(log.String(), "model prepared") {
 		t.Fatalf("log: %s", log.String())
 	}

@@ -107,7 +107,7 @@ func (l loader) better(ctx context.Context, weights string, want []family.Tensor
 	}
 	// By now the folder has another name, or is of no use; what is mapped
 	// from it stays.
-	defer os.RemoveAll(staged) //nolint:errcheck // at worst a folder in a cache
+	defer os.RemoveAll(staged) // at worst a folder stays in a cache
 
 	f := facts{Source: l.manifest.SHA256, Runtime: session.Version, Processor: session.Processor()}
 	rewritten := filepath.Join(staged, "rewritten.onnx")

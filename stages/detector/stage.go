@@ -112,7 +112,7 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, 
 	if err != nil {
 		return Page{}, fmt.Errorf("fetch page image: %w", err)
 	}
-	defer body.Close() //nolint:errcheck // only read
+	defer body.Close()
 	limit := int64(h.detector.config.MaxBytes)
 	if info.Size > limit {
 		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of %d bytes, at most %d allowed", info.Size, limit)

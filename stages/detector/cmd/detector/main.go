@@ -54,7 +54,7 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close() //nolint:errcheck // the process ends
+	defer d.Close()
 	store, err := objectstore.Open(ctx, cfg.Objects,
 		objectstore.WithTelemetry(p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()))
 	if err != nil {

@@ -113,9 +113,10 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 				at = int(i)
 			}
 			weight := v.whole
-			if i == v.first {
+			switch i {
+			case v.first: // the last one too, where there is only one
 				weight = v.head
-			} else if i == v.last {
+			case v.last:
 				weight = v.tail
 			}
 			accumulate(s.sums, s.row, uint64(weight))

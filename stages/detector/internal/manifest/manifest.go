@@ -93,7 +93,7 @@ func Read(dir string) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, fmt.Errorf("open manifest: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
 		return Manifest{}, fmt.Errorf("read %s: %w", path, err)

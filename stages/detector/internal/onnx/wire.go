@@ -31,7 +31,7 @@ func fields(msg []byte) ([]field, error) {
 			return nil, fmt.Errorf("%w: field tag: %w", ErrMalformed, protowire.ParseError(tag))
 		}
 		f := field{num: num, typ: typ}
-		n := 0
+		var n int
 		switch typ {
 		case protowire.VarintType:
 			f.number, n = protowire.ConsumeVarint(msg[tag:])

@@ -127,7 +127,7 @@ func TestOptimize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer prepared.Close() //nolint:errcheck // what is tested comes before
+	defer prepared.Close()
 	second := slot(t, r)
 	copy(second.Input, first.Input)
 	if err := prepared.Run(t.Context(), second); err != nil {
@@ -202,7 +202,7 @@ func TestSlotsHaveTheSessionsShape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer few.Close() //nolint:errcheck // what is tested comes before
+	defer few.Close()
 	if err := s.Run(t.Context(), few); err == nil {
 		t.Error("too few outputs accepted")
 	}
@@ -216,7 +216,7 @@ func TestSlotsHaveTheSessionsShape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer wrong.Close() //nolint:errcheck // what is tested comes before
+	defer wrong.Close()
 	if err := s.Run(t.Context(), wrong); err == nil {
 		t.Error("an input of another size was run")
 	}
