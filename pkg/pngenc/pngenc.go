@@ -16,6 +16,7 @@ import (
 	"image"
 	"image/draw"
 	"io"
+	"math"
 
 	"github.com/klauspost/compress/zlib"
 )
@@ -30,6 +31,10 @@ var ErrSize = errors.New("pngenc: the image has an impossible size")
 // Encoder writes images one after another and keeps its buffers between them.
 // The zero value is ready. It is not for concurrent use.
 type Encoder struct {
+	// DPI is the resolution that images say they have, in dots per inch; 0 says
+	// nothing.
+	DPI int
+
 	zw   *zlib.Writer
 	idat idatWriter
 	row  []byte // filter byte and filtered row
@@ -87,7 +92,11 @@ func (e *Encoder) encode(w io.Writer, width, height int, rowAt func(y int, buffe
 	ihdr := binary.BigEndian.AppendUint32(nil, uint32(width))
 	ihdr = binary.BigEndian.AppendUint32(ihdr, uint32(height))
 	ihdr = append(ihdr, 8, 2, 0, 0, 0) // bit depth, RGB, deflate, filtered, not interlaced
-	if _, err := w.Write(appendChunk(header, "IHDR", ihdr)); err != nil {
+	header = appendChunk(header, "IHDR", ihdr)
+	if e.DPI > 0 {
+		header = appendChunk(header, "pHYs", resolution(e.DPI))
+	}
+	if _, err := w.Write(header); err != nil {
 		return fmt.Errorf("writing PNG header: %w", err)
 	}
 
@@ -121,6 +130,16 @@ func (e *Encoder) encode(w io.Writer, width, height int, rowAt func(y int, buffe
 	}
 	return nil
 }
+
+// resolution is the body of a pHYs chunk: pixels a metre across and down, to the
+// nearest whole one, which is near enough for whole dots an inch to come back.
+func resolution(dpi int) []byte {
+	perMetre := uint32(math.Round(float64(dpi) / metresPerInch))
+	body := binary.BigEndian.AppendUint32(nil, perMetre)
+	return append(binary.BigEndian.AppendUint32(body, perMetre), 1)
+}
+
+const metresPerInch = 0.0254
 
 func resize(b []byte, n int) []byte {
 	if cap(b) < n {

@@ -209,6 +209,51 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+func TestHeader(t *testing.T) {
+	m := fill("text", 40, 30)
+	for _, dpi := range []int{0, 1, 36, 72, 96, 108, 150, 203, 299, 600} {
+		var out bytes.Buffer
+		if err := (&pngenc.Encoder{DPI: dpi}).Encode(&out, m); err != nil {
+			t.Fatal(err)
+		}
+		same(t, out.Bytes(), m)
+		got, err := pngenc.ReadHeader(&out)
+		if want := (pngenc.Header{Width: 40, Height: 30, DPI: dpi}); err != nil || got != want {
+			t.Errorf("%+v, %v; want %+v", got, err, want)
+		}
+	}
+	var other bytes.Buffer // a writer that knows nothing of resolutions
+	if err := png.Encode(&other, m); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pngenc.ReadHeader(&other); err != nil || got != (pngenc.Header{Width: 40, Height: 30}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func FuzzReadHeader(f *testing.F) {
+	var out bytes.Buffer
+	if err := (&pngenc.Encoder{DPI: 108}).Encode(&out, fill("text", 4, 3)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(out.Bytes())
+	f.Add(out.Bytes()[:30])
+	f.Add([]byte("GIF89a"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, err := pngenc.ReadHeader(bytes.NewReader(data))
+		if err != nil {
+			if !errors.Is(err, pngenc.ErrHeader) {
+				t.Fatal(err)
+			}
+			return
+		}
+		cfg, err := png.DecodeConfig(bytes.NewReader(data))
+		if err == nil && (cfg.Width != h.Width || cfg.Height != h.Height) {
+			t.Fatalf("%+v, image/png says %d × %d", h, cfg.Width, cfg.Height)
+		}
+	})
+}
+
 func FuzzEncodeRGB(f *testing.F) {
 	f.Add([]byte("abcdefghijklmnopqrstuvwxyz0123"), uint16(2))
 	f.Add(bytes.Repeat([]byte{255}, 300), uint16(10))
