@@ -252,13 +252,17 @@ func (c *child) page(number, dpi int) (reply, error) {
 		return reply{}, library(CodeUnreadablePage, err)
 	}
 	defer page.Drop()
+	// The resolution goes into the file: whoever finds the image there later
+	// knows as much of the page as whoever renders it.
+	resolution := max(int(math.Round(scale*72)), 1)
+	c.encoder.DPI = resolution
 	if err := c.encoder.EncodeRGB(&c.png, page.Pixels, page.Width, page.Height, page.Stride); err != nil {
 		return reply{}, refuse(CodeUnreadablePage, "%w", err)
 	}
 	return reply{
 		Width:  page.Width,
 		Height: page.Height,
-		DPI:    max(int(math.Round(scale*72)), 1),
+		DPI:    resolution,
 		Lines:  textLines(page.Lines, page.Width, page.Height),
 	}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"leafcutter/pkg/config"
 	"leafcutter/pkg/fault"
 	"leafcutter/stages/page-splitter/internal/testpdf"
 )
@@ -115,7 +116,7 @@ func TestOwnerPasswordAloneIsNoObstacle(t *testing.T) {
 func TestOnePageAtFault(t *testing.T) {
 	for name, tc := range map[string]struct {
 		content []byte
-		memory  int64
+		memory  config.Bytes
 		code    string
 	}{
 		"endless": {testpdf.Endless(10), 1 << 30, CodeTimeout},

@@ -25,10 +25,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// config is a configuration whose limits tests can reach.
-func config() Config {
+// testConfig is a configuration whose limits tests can reach.
+func testConfig() Config {
 	return Config{
-		Children:     1,
 		PageTimeout:  10 * time.Second,
 		Memory:       512 << 20,
 		MaxPixels:    10_000_000,
@@ -40,11 +39,16 @@ func config() Config {
 
 func newPool(t testing.TB, change ...func(*Config)) *Pool {
 	t.Helper()
-	cfg := config()
+	return newPoolOf(t, 1, change...)
+}
+
+func newPoolOf(t testing.TB, children int, change ...func(*Config)) *Pool {
+	t.Helper()
+	cfg := testConfig()
 	for _, c := range change {
 		c(&cfg)
 	}
-	pool, err := NewPool(context.Background(), cfg, slog.New(slog.DiscardHandler))
+	pool, err := NewPool(context.Background(), children, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

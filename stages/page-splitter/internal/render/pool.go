@@ -35,22 +35,26 @@ var errClosed = errors.New("the renderer is closed")
 // for. It is replaced when half of it is gone, so no page can run into the end.
 const cpuPages = 20
 
-// NewPool starts a pool. It returns when the first child has come up, so a
-// machine on which none can is found out at start.
-func NewPool(ctx context.Context, cfg Config, logger *slog.Logger) (*Pool, error) {
+// NewPool starts a pool of so many children, each of which has one document open
+// at a time. It returns when the first one has come up, so a machine on which none
+// can is found out at start.
+func NewPool(ctx context.Context, children int, cfg Config, logger *slog.Logger) (*Pool, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if children < 1 {
+		return nil, fmt.Errorf("a pool of %d render children", children)
 	}
 	p := &Pool{
 		cfg: cfg,
 		limits: limits{
-			Memory:    cfg.Memory,
+			Memory:    int64(cfg.Memory),
 			MaxPixels: cfg.MaxPixels,
 			MaxPages:  cfg.MaxPages,
 			CPU:       cpuPages*int64(cfg.PageTimeout/time.Second) + cpuPages,
 		},
 		logger: logger,
-		idle:   make(chan *process, cfg.Children),
+		idle:   make(chan *process, children),
 		inUse:  make(map[*process]struct{}),
 	}
 	// The pool outlives the call; only what starts here is tied to ctx.
@@ -61,7 +65,7 @@ func NewPool(ctx context.Context, cfg Config, logger *slog.Logger) (*Pool, error
 		return nil, err
 	}
 	p.idle <- first
-	for range cfg.Children - 1 {
+	for range children - 1 {
 		p.renewal.Go(p.renew)
 	}
 	return p, nil
@@ -127,7 +131,7 @@ func (p *Pool) release(c *process) {
 	delete(p.inUse, c)
 	closed := p.closed
 	p.mu.Unlock()
-	worn := c.pages >= p.cfg.RecyclePages || c.rss > p.cfg.RecycleRSS || c.cpu > float64(p.limits.CPU)/2
+	worn := c.pages >= p.cfg.RecyclePages || c.rss > int64(p.cfg.RecycleRSS) || c.cpu > float64(p.limits.CPU)/2
 	select {
 	case <-c.exited:
 		worn = true

@@ -79,7 +79,7 @@ func TestReplacement(t *testing.T) {
 // TestKillsAreNotTheDocumentsFault kills children under a document at work: the
 // document goes on in another child, and no page is condemned.
 func TestKillsAreNotTheDocumentsFault(t *testing.T) {
-	pool := newPool(t, func(c *Config) { c.Children = 2 })
+	pool := newPoolOf(t, 2)
 	doc := open(t, pool, testpdf.Text(30)).(*document)
 	for number := 1; number <= 30; number++ {
 		if number%3 == 0 { // idle between two pages
@@ -177,7 +177,7 @@ func TestCancelRace(t *testing.T) {
 }
 
 func TestCloseEndsEverything(t *testing.T) {
-	pool := newPool(t, func(c *Config) { c.Children = 3 })
+	pool := newPoolOf(t, 3)
 	doc := open(t, pool, testpdf.Endless(10)).(*document)
 	working := pid(doc.child)
 	idle := pid(peek(t, pool))
@@ -229,7 +229,7 @@ func TestRecycling(t *testing.T) {
 }
 
 func TestConcurrentDocuments(t *testing.T) {
-	pool := newPool(t, func(c *Config) { c.Children = 2 })
+	pool := newPoolOf(t, 2)
 	var wg sync.WaitGroup
 	for i := range 6 {
 		path := write(t, testpdf.Text(3+i))
@@ -298,7 +298,7 @@ func TestConfinement(t *testing.T) {
 const parentArg = "wait-to-be-killed"
 
 func waitToBeKilled() int {
-	pool, err := NewPool(context.Background(), config(), slog.New(slog.DiscardHandler))
+	pool, err := NewPool(context.Background(), 1, testConfig(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -348,12 +348,12 @@ func TestStageDies(t *testing.T) {
 
 func TestConfigReportsEveryFault(t *testing.T) {
 	err := Config{}.Validate()
-	for _, name := range []string{"CHILDREN", "TIMEOUT", "MEMORY", "PIXELS", "MAX_PAGES", "RECYCLE_PAGES", "RECYCLE_RSS"} {
+	for _, name := range []string{"TIMEOUT", "MEMORY", "PIXELS", "MAX_PAGES", "RECYCLE_PAGES", "RECYCLE_RSS"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("no word of %s in %v", name, err)
 		}
 	}
-	if err := config().Validate(); err != nil {
+	if err := testConfig().Validate(); err != nil {
 		t.Error(err)
 	}
 }

@@ -13,8 +13,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
+	"leafcutter/pkg/config"
 	"leafcutter/pkg/fault"
 	"leafcutter/schemas"
 )
@@ -87,13 +89,12 @@ func permanent(code, format string, args ...any) error {
 
 // Config bounds what documents may cost.
 type Config struct {
-	Children     int           `env:"LEAFCUTTER_RENDER_CHILDREN" envDefault:"2" desc:"child processes that render, each one document at a time"`
 	PageTimeout  time.Duration `env:"LEAFCUTTER_RENDER_TIMEOUT" envDefault:"30s" desc:"time that opening a document or rendering a page may take before its child is killed"`
-	Memory       int64         `env:"LEAFCUTTER_RENDER_MEMORY" envDefault:"1073741824" desc:"bytes of memory that a child may have besides the document itself"`
+	Memory       config.Bytes  `env:"LEAFCUTTER_RENDER_MEMORY" envDefault:"1GiB" desc:"memory that a render child may have besides the document itself"`
 	MaxPixels    int           `env:"LEAFCUTTER_MAX_PAGE_PIXELS" envDefault:"40000000" desc:"pixels of a page image above which a page is refused as page-too-large"`
 	MaxPages     int           `env:"LEAFCUTTER_MAX_PAGES" envDefault:"20000" desc:"pages of a document above which it is refused as too-many-pages"`
-	RecyclePages int           `env:"LEAFCUTTER_RENDER_RECYCLE_PAGES" envDefault:"500" desc:"pages after which a child is replaced by a new one"`
-	RecycleRSS   int64         `env:"LEAFCUTTER_RENDER_RECYCLE_RSS" envDefault:"268435456" desc:"bytes of resident memory above which a child is replaced once its document is closed"`
+	RecyclePages int           `env:"LEAFCUTTER_RENDER_RECYCLE_PAGES" envDefault:"500" desc:"pages after which a render child is replaced by a new one"`
+	RecycleRSS   config.Bytes  `env:"LEAFCUTTER_RENDER_RECYCLE_RSS" envDefault:"256MiB" desc:"resident memory above which a render child is replaced once its document is closed"`
 }
 
 // Validate reports every fault at once.
@@ -104,12 +105,13 @@ func (c Config) Validate() error {
 			faults = append(faults, fmt.Errorf("%s: %d, must be %d or more", name, value, least))
 		}
 	}
-	atLeast("LEAFCUTTER_RENDER_CHILDREN", int64(c.Children), 1)
-	atLeast("LEAFCUTTER_RENDER_MEMORY", c.Memory, 64<<20)
-	atLeast("LEAFCUTTER_MAX_PAGE_PIXELS", int64(c.MaxPixels), 1<<16)
+	atLeast("LEAFCUTTER_RENDER_MEMORY", int64(c.Memory), 64<<20)
+	if c.MaxPixels < 1<<16 || c.MaxPixels > math.MaxInt32 {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_MAX_PAGE_PIXELS: %d is outside %d to %d", c.MaxPixels, 1<<16, math.MaxInt32))
+	}
 	atLeast("LEAFCUTTER_MAX_PAGES", int64(c.MaxPages), 1)
 	atLeast("LEAFCUTTER_RENDER_RECYCLE_PAGES", int64(c.RecyclePages), 1)
-	atLeast("LEAFCUTTER_RENDER_RECYCLE_RSS", c.RecycleRSS, 32<<20)
+	atLeast("LEAFCUTTER_RENDER_RECYCLE_RSS", int64(c.RecycleRSS), 32<<20)
 	if c.PageTimeout < 100*time.Millisecond {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_RENDER_TIMEOUT: %s, must be 100ms or more", c.PageTimeout))
 	}

@@ -1,0 +1,65 @@
+// Package pagesplitter holds the two stages that turn a document into page
+// images. The [Planner] takes what was submitted from the topic documents, opens
+// it, and makes runs and page ranges. The [Splitter] takes page ranges, renders
+// their pages and reads their text, and hands each page to the detectors of its
+// model. cmd/page-splitter runs both in one process, or one of them.
+//
+// Neither stage parses a document itself: package render does, in child
+// processes.
+package pagesplitter
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"leafcutter/pkg/config"
+	"leafcutter/schemas"
+	"leafcutter/stages/page-splitter/internal/render"
+)
+
+// Codes of what can be wrong with a submission or a range, besides those of
+// package render and of package objectstore.
+const (
+	CodeRecord       = "record-invalid"   // the value cannot be read
+	CodeUnknownModel = "unknown-model"    // no detector has ever announced the model
+	CodeNoSelection  = "no-pages"         // the selection names no page that the document has
+	CodeUnsupported  = "unsupported-type" // neither PDF, PNG, JPEG nor TIFF by its first bytes
+)
+
+// Config is the knobs of both stages.
+type Config struct {
+	DefaultModel string       `env:"LEAFCUTTER_DEFAULT_MODEL" envDefault:"layout_cdla" desc:"model of a submission that names none; waited for where no detector has announced it yet"`
+	MaxDocument  config.Bytes `env:"LEAFCUTTER_MAX_DOCUMENT_BYTES" envDefault:"512MiB" desc:"size of a document above which it is refused as document-too-large"`
+	CacheDir     string       `env:"LEAFCUTTER_CACHE_DIR" desc:"folder for documents while their pages are rendered; empty for leafcutter in the system's folder for temporary files"`
+	CacheBytes   config.Bytes `env:"LEAFCUTTER_CACHE_BYTES" envDefault:"2GiB" desc:"bytes of documents kept there at most"`
+	Uploads      int          `env:"LEAFCUTTER_UPLOADS" envDefault:"4" desc:"pages of one range that are uploaded at once"`
+	Render       render.Config
+}
+
+// Validate reports every fault at once, but those of Render, which tells its own.
+func (c Config) Validate() error {
+	var faults []error
+	if !schemas.IsModelName(c.DefaultModel) {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_DEFAULT_MODEL: %.80q is not a model name (a-z, 0-9, _ and -, up to 64)", c.DefaultModel))
+	}
+	if c.MaxDocument < schemas.MaxRawDocument {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_MAX_DOCUMENT_BYTES: %s, must be 8MiB or more: a record may hold so much", c.MaxDocument))
+	}
+	if c.CacheBytes < c.MaxDocument {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_CACHE_BYTES: %s, must be LEAFCUTTER_MAX_DOCUMENT_BYTES (%s) or more", c.CacheBytes, c.MaxDocument))
+	}
+	if c.Uploads < 1 || c.Uploads > schemas.FirstPages {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_UPLOADS: %d is outside 1 to %d", c.Uploads, schemas.FirstPages))
+	}
+	return errors.Join(faults...)
+}
+
+// cacheDir is where documents are kept.
+func (c Config) cacheDir() string {
+	if c.CacheDir != "" {
+		return c.CacheDir
+	}
+	return filepath.Join(os.TempDir(), "leafcutter", "page-splitter")
+}

@@ -1,0 +1,110 @@
+package pagesplitter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/kafka"
+	"leafcutter/schemas"
+)
+
+// modelDependency is the name under which a model that is still to be announced
+// is waited for.
+const modelDependency = "model"
+
+// Models knows what detectors have announced: the digest and the thresholds that
+// a run is resolved with.
+type Models struct {
+	standard string
+	logger   *slog.Logger
+
+	mu        sync.Mutex
+	announced map[string]schemas.ModelAnnounced
+	caughtUp  chan struct{}
+	once      sync.Once
+}
+
+// NewModels knows no model yet. The standard model is waited for, any other that
+// was never announced is unknown.
+func NewModels(standard string, logger *slog.Logger) *Models {
+	return &Models{standard: standard, logger: logger, announced: map[string]schemas.ModelAnnounced{}, caughtUp: make(chan struct{})}
+}
+
+// Follow reads the topic of models until ctx ends. A broker that is away, or a
+// topic that is still to be made, is waited for.
+func (m *Models) Follow(ctx context.Context, k kafka.Config) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
+	for {
+		err := kafka.Tail(ctx, k, schemas.TopicModels, m.Apply, m.CaughtUp)
+		if ctx.Err() != nil {
+			return
+		}
+		wait := pause.NextBackOff()
+		m.logger.Warn("models cannot be read yet", slog.Any("error", err), slog.Duration("pause", wait))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Apply takes one record of the topic; a nil value takes the model away.
+func (m *Models) Apply(key string, value []byte) {
+	if value == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.announced, key)
+		return
+	}
+	announced, err := schemas.Unmarshal[schemas.ModelAnnounced](value)
+	if err != nil || !schemas.IsModelName(announced.Model) {
+		m.logger.Warn("model announcement cannot be read", slog.String("key", key), slog.Any("error", err))
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.announced[announced.Model] = announced
+}
+
+// CaughtUp says that every model announced before now has been applied.
+func (m *Models) CaughtUp() { m.once.Do(func() { close(m.caughtUp) }) }
+
+// Await returns once the topic has been read to its end: before that, a model
+// that is not known may be one that was not read yet.
+func (m *Models) Await(ctx context.Context) error {
+	select {
+	case <-m.caughtUp:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Probe tells whether the standard model has been announced.
+func (m *Models) Probe(context.Context) error {
+	_, err := m.lookup(m.standard)
+	return err
+}
+
+// lookup returns what was announced of a model.
+func (m *Models) lookup(name string) (schemas.ModelAnnounced, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	announced, ok := m.announced[name]
+	switch {
+	case ok:
+		return announced, nil
+	case name == m.standard:
+		return announced, fault.AsUnavailable(modelDependency, fmt.Errorf("no detector has announced the model %s yet", name))
+	default:
+		return announced, fault.Permanentf(CodeUnknownModel, "no detector has announced a model %s", name)
+	}
+}
