@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -98,7 +99,7 @@ func supervise(name string, log *slog.Logger, processes []*process) (stop func()
 // adminAddr is where a child's admin server listens, once it has said so.
 func adminAddr(data, name string) (string, error) {
 	b, err := os.ReadFile(adminFile(data, name))
-	return string(b), err
+	return strings.TrimSpace(string(b)), err
 }
 
 func adminFile(data, name string) string { return filepath.Join(data, "run", name+".admin") }

@@ -48,7 +48,7 @@ type Pipeline struct {
 
 // Start locks the data directory, starts the servers, prepares topics and tables, starts the stages and returns once
 // all of them are ready. When it fails it has stopped what it started.
-func Start(ctx context.Context, o Options) (p *Pipeline, err error) {
+func Start(ctx context.Context, o Options) (_ *Pipeline, err error) {
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
@@ -59,11 +59,10 @@ func Start(ctx context.Context, o Options) (p *Pipeline, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w\na second pipeline needs a --data-dir of its own and --any-port", err)
 	}
-	p = &Pipeline{opts: o, log: o.Logger, lock: lock}
+	p := &Pipeline{opts: o, log: o.Logger, lock: lock}
 	defer func() {
 		if err != nil {
 			p.Stop()
-			p = nil
 		}
 	}()
 	if err := o.Layout.Prepare(); err != nil {
@@ -88,7 +87,8 @@ func Start(ctx context.Context, o Options) (p *Pipeline, err error) {
 	for _, s := range p.stages {
 		_ = os.Remove(adminFile(o.Layout.Data, s.name)) // an earlier run's, if any: it names a port that is another's now
 	}
-	p.stop = append(p.stop, supervise("stages", p.log, p.stages))
+	// The recorder takes the others' spans, so it starts before them and stops after them.
+	p.stop = append(p.stop, supervise("recorder", p.log, p.stages[:1]), supervise("stages", p.log, p.stages[1:]))
 	if err := p.awaitStages(ctx); err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (p *Pipeline) serverProcesses() []*process {
 	}
 }
 
-// stageNames are the binaries, as deployed.
+// stageNames are the binaries, as deployed, the recorder first.
 var stageNames = []string{"recorder", "annotator", "detector", "page-splitter", "ingest-api"}
 
 func (p *Pipeline) stageProcesses() []*process {
