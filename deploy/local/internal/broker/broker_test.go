@@ -331,3 +331,43 @@ func TestRefusals(t *testing.T) {
 		t.Error("no start after the stop")
 	}
 }
+
+// TestCompactedTopicKeepsTheLastOfEachKey is what controls and models rely on to stay short.
+func TestCompactedTopicKeepsTheLastOfEachKey(t *testing.T) {
+	addr, _ := start(t, broker.Config{Addr: "127.0.0.1:0", Dir: t.TempDir()})
+	ctx := testContext(t)
+	c := client(t, addr)
+	admin := kadm.NewClient(c)
+	if _, err := admin.AlterBrokerConfigs(ctx, []kadm.AlterConfig{{Name: "log.cleaner.backoff.ms", Value: kadm.StringPtr("20")}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.CreateTopic(ctx, 1, 1, map[string]*string{"cleanup.policy": kadm.StringPtr("compact")}, "controls"); err != nil {
+		t.Fatal(err)
+	}
+	const versions = 30
+	for v := range versions {
+		for _, key := range []string{"a", "b"} {
+			produce(ctx, t, c, "controls", key, fmt.Append(nil, v))
+		}
+	}
+	for {
+		fresh, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics("controls"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, n := map[string]string{}, 0
+		for last["a"] != "29" || last["b"] != "29" {
+			for _, r := range poll(ctx, t, fresh, 1) {
+				last[string(r.Key)] = string(r.Value)
+				n++
+			}
+		}
+		fresh.Close()
+		if n <= 3 { // the newest batch is left alone
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("%d records are left of %d", n, 2*versions)
+		}
+	}
+}

@@ -108,7 +108,8 @@ type Stream struct {
 	done   bool
 }
 
-// Stream starts a SELECT and returns its answer as pieces of one document in the given format.
+// Stream starts a SELECT and returns its answer as pieces, each one a document of its own in the given format
+// that holds some of the rows. What is wrong with the statement may show only in the first Next.
 func (c *Conn) Stream(sql []byte, format string, params ...Param) (*Stream, error) {
 	c.mu.Lock()
 	if c.handle == 0 {
@@ -135,8 +136,9 @@ func (s *Stream) Next() ([]byte, Stats, error) {
 		return nil, Stats{}, io.EOF
 	}
 	data, stats, err := s.conn.take(s.conn.engine.lib.fetch(*(*uintptr)(cPointer(s.conn.handle)), s.handle))
-	if err == nil && len(data) == 0 {
-		err = io.EOF
+	var refused *Error
+	if err == nil && len(data) == 0 || errors.As(err, &refused) && refused.Text == "No active streaming query" {
+		err = io.EOF // the latter where the statement had ended with its first, empty piece
 	}
 	s.done = err != nil
 	return data, stats, err
@@ -156,7 +158,7 @@ func (s *Stream) Close() {
 	s.conn.mu.Unlock()
 }
 
-// Close ends the session.
+// Close ends the session. It waits for a statement in flight and for an open Stream's Close.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

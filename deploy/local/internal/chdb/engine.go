@@ -65,14 +65,8 @@ func Open(cfg Config) (*Engine, error) {
 }
 
 func (e *Engine) start(file string) error {
-	var loadErr error
-	err := keepingSignals(func() {
-		e.lib, loadErr = load(file)
-		if loadErr == nil {
-			e.lib.setSignalHandlers(0)
-		}
-	})
-	if err := errors.Join(loadErr, err); err != nil {
+	var err error
+	if e.lib, err = load(file); err != nil {
 		return err
 	}
 	e.anchor, err = e.Connect()
@@ -90,7 +84,7 @@ func (e *Engine) Connect() (*Conn, error) {
 		pinner.Pin(argv[i])
 	}
 	var handle uintptr
-	err := keepingSignals(func() {
+	err := e.lib.signals.kept(func() {
 		handle = e.lib.connect(int32(len(e.args)), unsafe.Pointer(&argv[0]))
 	})
 	if err != nil {
@@ -119,7 +113,7 @@ func (e *Engine) Close() error {
 		return fmt.Errorf("closing chDB: %d connections are still open", open)
 	}
 	var closeErr error
-	err := keepingSignals(func() { closeErr = e.anchor.Close() })
+	err := e.lib.signals.kept(func() { closeErr = e.anchor.Close() })
 	e.anchor = nil
 	process.open = ""
 	return errors.Join(err, closeErr, e.lock.Release())

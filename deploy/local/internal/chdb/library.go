@@ -21,6 +21,7 @@ import (
 //
 // Handles are uintptr: they point into C memory, which the garbage collector must neither follow nor move.
 type library struct {
+	signals           *signals
 	setSignalHandlers func(enabled int32)
 	connect           func(argc int32, argv unsafe.Pointer) uintptr
 	closeConn         func(conn uintptr)
@@ -61,11 +62,17 @@ func load(file string) (*library, error) {
 	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
 		return nil, fmt.Errorf("loading %s: libchdb exists for linux and darwin only", file)
 	}
-	handle, err := purego.Dlopen(file, purego.RTLD_NOW|purego.RTLD_LOCAL)
+	kept, err := newSignals()
 	if err != nil {
+		return nil, err
+	}
+	lib := &library{signals: kept}
+	var handle uintptr
+	var openErr error
+	err = kept.kept(func() { handle, openErr = purego.Dlopen(file, purego.RTLD_NOW|purego.RTLD_LOCAL) })
+	if err := errors.Join(openErr, err); err != nil {
 		return nil, fmt.Errorf("loading %s: %w", file, err)
 	}
-	lib := new(library)
 	var missing []error
 	for name, fn := range map[string]any{
 		"chdb_set_signal_handlers_enabled": &lib.setSignalHandlers,
@@ -96,6 +103,9 @@ func load(file string) (*library, error) {
 	}
 	if err := errors.Join(missing...); err != nil {
 		return nil, fmt.Errorf("loading %s: not the libchdb that this program was written for (26.5.3): %w", file, err)
+	}
+	if err := kept.kept(func() { lib.setSignalHandlers(0) }); err != nil {
+		return nil, fmt.Errorf("loading %s: %w", file, err)
 	}
 	process.lib, process.file = lib, file
 	return lib, nil

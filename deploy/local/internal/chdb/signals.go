@@ -3,6 +3,7 @@ package chdb
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -17,33 +18,17 @@ var keptSignals = []syscall.Signal{
 	syscall.SIGQUIT, syscall.SIGPIPE, syscall.SIGPROF, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCHLD,
 }
 
-// keepingSignals runs f and puts back the signal handlers that were there before.
+// signals puts Go's signal handlers back after calls into libchdb that replace them.
 //
 // libchdb's own way of leaving signals alone resets them to their default action, and each connect does it
 // again: without this, the first nil dereference in Go would end the process instead of panicking, and
 // SIGTERM would kill it instead of stopping it.
-func keepingSignals(f func()) error {
-	sigaction, err := libcSigaction()
-	if err != nil {
-		return err
-	}
-	// Larger than struct sigaction on any platform, and opaque: it is only handed back.
-	saved := make([][32]uint64, len(keptSignals))
-	for i, sig := range keptSignals {
-		if sigaction(int32(sig), nil, unsafe.Pointer(&saved[i])) != 0 {
-			return fmt.Errorf("reading the handler of %v", sig)
-		}
-	}
-	f()
-	for i, sig := range keptSignals {
-		if sigaction(int32(sig), unsafe.Pointer(&saved[i]), nil) != 0 {
-			return fmt.Errorf("restoring the handler of %v", sig)
-		}
-	}
-	return nil
+type signals struct {
+	mu        sync.Mutex
+	sigaction func(sig int32, act, old unsafe.Pointer) int32
 }
 
-func libcSigaction() (func(sig int32, act, old unsafe.Pointer) int32, error) {
+func newSignals() (*signals, error) {
 	name := "libc.so.6"
 	if runtime.GOOS == "darwin" {
 		name = "/usr/lib/libSystem.B.dylib"
@@ -52,7 +37,30 @@ func libcSigaction() (func(sig int32, act, old unsafe.Pointer) int32, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading the C library: %w", err)
 	}
-	var sigaction func(sig int32, act, old unsafe.Pointer) int32
-	purego.RegisterLibFunc(&sigaction, handle, "sigaction")
-	return sigaction, nil
+	s := new(signals)
+	purego.RegisterLibFunc(&s.sigaction, handle, "sigaction")
+	return s, nil
+}
+
+// kept runs f and restores the handlers that were there before.
+//
+// One call at a time: of two that overlap, the second would save what the first one's f had just reset, and
+// restore that for good.
+func (s *signals) kept(f func()) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Each element is larger than struct sigaction on any platform, and opaque: it is only handed back.
+	saved := make([][32]uint64, len(keptSignals))
+	for i, sig := range keptSignals {
+		if s.sigaction(int32(sig), nil, unsafe.Pointer(&saved[i])) != 0 {
+			return fmt.Errorf("reading the handler of %v", sig)
+		}
+	}
+	f()
+	for i, sig := range keptSignals {
+		if s.sigaction(int32(sig), unsafe.Pointer(&saved[i]), nil) != 0 {
+			return fmt.Errorf("restoring the handler of %v", sig)
+		}
+	}
+	return nil
 }

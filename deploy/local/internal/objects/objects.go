@@ -17,6 +17,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/debuglogger"
@@ -100,10 +103,13 @@ func New(cfg Config) (*Server, error) {
 
 func (s *Server) open(dir string) error {
 	files, sidecar := filepath.Join(dir, "objects"), filepath.Join(dir, "metadata")
-	for _, d := range []string{filepath.Join(files, s.cfg.Bucket), sidecar} {
+	for _, d := range []string{files, sidecar} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("opening the object store: %w", err)
 		}
+	}
+	if err := removeHalfMadeBucket(filepath.Join(files, s.cfg.Bucket), filepath.Join(sidecar, s.cfg.Bucket)); err != nil {
+		return fmt.Errorf("opening the object store: %w", err)
 	}
 	listener, err := net.Listen("tcp", s.cfg.Addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -120,6 +126,18 @@ func (s *Server) open(dir string) error {
 		return errors.Join(fmt.Errorf("opening the object store: %w", err), listener.Close())
 	}
 	s.held, s.addr = listener, listener.Addr().String()
+	return nil
+}
+
+// removeHalfMadeBucket clears what a kill in the middle of the first start leaves: a folder without the
+// metadata that make it a bucket, which the gateway can neither use nor make again.
+func removeHalfMadeBucket(folder, metadata string) error {
+	if _, err := os.Stat(metadata); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(folder); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("a bucket without its metadata: %w", err)
+	}
 	return nil
 }
 
@@ -150,6 +168,12 @@ func (s *Server) serve(ctx context.Context) error {
 		})
 	}()
 	err := s.awaitHealth(ctx, served)
+	if err == nil && ctx.Err() == nil {
+		err = s.makeBucket(ctx)
+	}
+	if ctx.Err() != nil {
+		err = nil // an ordered stop before the start was over
+	}
 	if err == nil {
 		close(s.ready)
 		s.cfg.Logger.InfoContext(ctx, "object store is ready", slog.String("address", s.addr), slog.String("bucket", s.cfg.Bucket))
@@ -195,4 +219,23 @@ func (s *Server) awaitHealth(ctx context.Context, served chan error) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// makeBucket asks the gateway itself, so that the bucket has what the gateway keeps of one.
+func (s *Server) makeBucket(ctx context.Context) error {
+	transport := &http.Transport{DisableKeepAlives: true}
+	client := s3.New(s3.Options{
+		BaseEndpoint: aws.String("http://" + s.addr), UsePathStyle: true, Region: Region, RetryMaxAttempts: 1,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: s.cfg.AccessKey, SecretAccessKey: s.cfg.SecretKey}, nil
+		}),
+		HTTPClient: &http.Client{Transport: transport, Timeout: 10 * time.Second},
+	})
+	_, err := client.CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &s.cfg.Bucket})
+	var owned *types.BucketAlreadyOwnedByYou
+	var exists *types.BucketAlreadyExists // made under another access key
+	if err != nil && !errors.As(err, &owned) && !errors.As(err, &exists) {
+		return fmt.Errorf("making bucket %s: %w", s.cfg.Bucket, err)
+	}
+	return nil
 }
