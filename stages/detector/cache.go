@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
@@ -59,6 +61,26 @@ func trusted(dir, source string) bool {
 		}
 	}
 	return true
+}
+
+// unfinished begins the name of a folder in which a model is being prepared.
+const unfinished = ".new-"
+
+// sweep removes folders that processes left unfinished when they were killed.
+// Preparing takes seconds, so what is older than age belongs to nobody.
+func sweep(models string, age time.Duration) {
+	entries, err := os.ReadDir(models)
+	if err != nil {
+		return // nothing there yet
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), unfinished) {
+			continue
+		}
+		if i, err := e.Info(); err == nil && time.Since(i.ModTime()) > age {
+			_ = os.RemoveAll(filepath.Join(models, e.Name())) // the next start tries again
+		}
+	}
 }
 
 // keep writes the facts beside a prepared model in staged, and gives the folder

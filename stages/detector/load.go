@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
@@ -144,8 +145,9 @@ func (l loader) better(ctx context.Context, weights string, want []family.Tensor
 func (l loader) stage() (staged, kept string, err error) {
 	if l.config.CacheDir != "" {
 		kept = preparedDir(l.config.CacheDir, l.manifest.SHA256)
+		sweep(filepath.Dir(kept), time.Hour)
 		if err = os.MkdirAll(filepath.Dir(kept), 0o755); err == nil {
-			if staged, err = os.MkdirTemp(filepath.Dir(kept), ".new-"); err == nil {
+			if staged, err = os.MkdirTemp(filepath.Dir(kept), unfinished); err == nil {
 				return staged, kept, nil
 			}
 		}

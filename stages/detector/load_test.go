@@ -2,7 +2,10 @@ package detector
 
 import (
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"leafcutter/stages/detector/internal/family"
 )
@@ -32,5 +35,26 @@ func TestDifference(t *testing.T) {
 				t.Fatalf("difference %v, trusted %v", d, d <= tolerance)
 			}
 		})
+	}
+}
+
+func TestSweepRemovesWhatIsOldAndUnfinished(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * time.Hour)
+	for _, name := range []string{".new-old", ".new-young", "prepared"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name != ".new-young" {
+			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	sweep(dir, time.Hour)
+	sweep(filepath.Join(dir, "absent"), time.Hour)
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 2 || left[0].Name() != ".new-young" || left[1].Name() != "prepared" {
+		t.Fatalf("left: %v, %v", left, err)
 	}
 }

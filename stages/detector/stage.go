@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
@@ -80,6 +81,13 @@ func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
 	if err != nil {
 		return stage.Fail(fmt.Errorf("detect on page %d: %w", page.Page, err))
 	}
+	trace.SpanFromContext(ctx).SetAttributes(
+		attribute.Int("leafcutter.boxes", len(found.Boxes)),
+		attribute.Float64("leafcutter.preprocess_ms", milliseconds(found.Preprocess)),
+		attribute.Float64("leafcutter.wait_ms", milliseconds(found.Wait)),
+		attribute.Float64("leafcutter.infer_ms", milliseconds(found.Infer)),
+		attribute.Float64("leafcutter.decode_ms", milliseconds(found.Decode)),
+	)
 	detected := schemas.PageDetected{
 		RenderedPage: page.RenderedPage,
 		Boxes:        found.Boxes,
