@@ -35,6 +35,7 @@ type world struct {
 	db    *clickhouse.DB
 	base  string
 	api   *client.Client
+	asked int // how often records was called
 }
 
 // start starts the servers and the API; change may alter its configuration.

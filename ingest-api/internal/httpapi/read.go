@@ -29,20 +29,20 @@ type listInput struct {
 }
 
 type pagesInput struct {
-	documentInput
+	ID     string `path:"id" doc:"id of the document, a UUID"`
 	Run    string `query:"run" doc:"id of the run; the newest where it is absent"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"pages at most"`
 	Cursor string `query:"cursor" doc:"next of the previous answer"`
 }
 
 type pageInput struct {
-	documentInput
+	ID   string `path:"id" doc:"id of the document, a UUID"`
 	Page int    `path:"page" minimum:"1" doc:"number of the page, from 1"`
 	Run  string `query:"run" doc:"id of the run; the newest where it is absent"`
 }
 
 type detectionsInput struct {
-	documentInput
+	ID       string  `path:"id" doc:"id of the document, a UUID"`
 	Run      string  `query:"run" doc:"id of the run; the newest where it is absent"`
 	Class    string  `query:"class" maxLength:"64" doc:"only boxes of this class"`
 	MinScore float64 `query:"min_score" minimum:"0" maximum:"1" doc:"only boxes of this score and more: a threshold is a query"`

@@ -78,9 +78,11 @@ func (f *Form) Options() (schemas.DocumentSubmitted, error) {
 	return d, Validate(d, "form.")
 }
 
-// Validate checks the options of a submission, its source aside. Each fault's place begins with prefix.
+// Validate checks a submission; one without a source is about to get it. Each fault's place begins with prefix.
 func Validate(d schemas.DocumentSubmitted, prefix string) error {
-	d.Source = "s3://checked/elsewhere"
+	if d.Source == "" {
+		d.Source = "s3://bucket/key"
+	}
 	err := d.Validate()
 	if err == nil {
 		return nil
