@@ -34,7 +34,7 @@ func TestReaderCannotEscape(t *testing.T) {
 		"SET readonly = 0", "SET ROLE writer", "SET ROLE ALL", "SET DEFAULT ROLE writer TO default", "SET profile = 'default'", "USE system", "EXECUTE AS default SELECT 1", "KILL QUERY WHERE 1", "SYSTEM SHUTDOWN", "SYSTEM FLUSH LOGS",
 		"BEGIN TRANSACTION", "EXIT", "quit", "\\q", "/", "help",
 		// bounds
-		"SELECT 1 SETTINGS max_execution_time = 100000", "SELECT 1 SETTINGS max_memory_usage = 100000000000", "SELECT 1 SETTINGS max_result_rows = 100000000", "SELECT 1 SETTINGS profile = 'default'",
+		"SELECT 1 SETTINGS max_memory_usage = 100000000000", "SELECT 1 SETTINGS max_result_rows = 100000000", "SELECT 1 SETTINGS profile = 'default'",
 		"SELECT 1 SETTINGS allow_introspection_functions = 1", "SELECT * FROM (SELECT 1 SETTINGS max_execution_time = 0)", "SELECT 1 SETTINGS max_execution_time = 0 UNION ALL SELECT 2", "SELECT number FROM numbers(10000000)",
 		// files
 		"SELECT file('" + secret + "')", "SELECT `file`('" + secret + "')", "SELECT \"file\"('" + secret + "')", "SELECT FILE('" + secret + "')", "SELECT file /* */ ('" + secret + "')", "SELECT arrayMap(x -> file(x), ['" + secret + "'])",
@@ -75,7 +75,7 @@ func TestReaderCannotEscape(t *testing.T) {
 		"schema written":     {"output_format_schema": {target}, "query": {"SELECT 1 AS a FORMAT Protobuf"}},
 		"template":           {"format_template_row": {secret}, "query": {"SELECT 1 FORMAT Template"}},
 		"dialect":            {"dialect": {"prql"}, "query": {"SELECT 1"}},
-		"time":               {"max_execution_time": {"1e9"}, "query": {"SELECT 1"}},
+		"memory":             {"max_memory_usage": {"1e15"}, "query": {"SELECT 1"}},
 		"negative time":      {"max_execution_time": {"-1"}, "query": {"SELECT 1"}},
 		"no number":          {"max_memory_usage": {"NaN"}, "query": {"SELECT 1"}},
 	} {
@@ -114,6 +114,7 @@ func TestReaderReads(t *testing.T) {
 		"SELECT name FROM system.settings WHERE name = 'readonly' SETTINGS max_threads = 1": "readonly\n",
 		"SELECT getSetting('readonly')":                                                     "1\n",
 		"SELECT `file` FROM (SELECT 3 AS `file`)":                                           "3\n",
+		"SELECT getSetting('max_execution_time') SETTINGS max_execution_time = 100000":      "60\n",
 	} {
 		want(t, addr, sql, answer)
 	}
