@@ -23,6 +23,7 @@ type terminal struct {
 	in       io.Reader
 	out, err io.Writer
 	environ  []string
+	begun    bool // a command was found and its arguments fit: what fails from here on is no wrong use
 }
 
 // Main runs the command line and gives the exit code: 0 done, 1 failed, 2 used wrongly.
@@ -42,7 +43,7 @@ func Main(version string, args []string, in io.Reader, out, errs io.Writer) int 
 	switch {
 	case err == nil, errors.Is(err, context.Canceled):
 		return 0
-	case errors.As(err, &used):
+	case errors.As(err, &used), !t.begun:
 		_, _ = fmt.Fprintf(errs, "leafcutter: %v\n", err)
 		return 2
 	default:
@@ -61,6 +62,7 @@ func (t *terminal) root() *cobra.Command {
 		Long: "Leafcutter cuts what matters out of documents: every title, table and figure as an image, as a box on\n" +
 			"its page and as a row in ClickHouse. Start it all on this machine with leafcutter up.",
 		SilenceUsage: true, SilenceErrors: true, Version: t.version,
+		PersistentPreRun: func(*cobra.Command, []string) { t.begun = true },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(t.submit(), t.query(), t.status(), t.doctor(), t.init(), t.topics(), t.migrate(), t.versionCommand())
