@@ -3,6 +3,7 @@ package family
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"leafcutter/stages/detector/internal/pageimage"
 )
@@ -19,6 +20,7 @@ import (
 // for concurrent use.
 type Scratch struct {
 	sums  []uint64 // of one result row: 4 words for every 8 bytes of source
+	last  []uint64 // those of the row above
 	row   []byte   // a source row, padded to a multiple of 8
 	lanes []uint32 // sums, in the order of the source's bytes
 	x, y  axis
@@ -87,7 +89,7 @@ type planes struct {
 func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 	w, h := page.Size()
 	words := (3*w + 7) / 8
-	s.sums = sizedTo(s.sums, 4*words)
+	s.sums, s.last = sizedTo(s.sums, 4*words), sizedTo(s.last, 4*words)
 	s.row = sizedTo(s.row, 8*words)
 	s.lanes = sizedTo(s.lanes, 8*words)
 	across := s.x.of(w, to.width)
@@ -121,8 +123,16 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 			}
 			accumulate(s.sums, s.row, uint64(weight))
 		}
-		unpack(s.lanes, s.sums)
 		line := y * to.width
+		if y > 0 && slices.Equal(s.sums, s.last) {
+			// A third of a page's rows are like the one above: margins
+			// and the space between lines.
+			for _, p := range [][]float32{first, second, third} {
+				copy(p[line:line+to.width], p[line-to.width:line])
+			}
+			continue
+		}
+		unpack(s.lanes, s.sums)
 		for x, t := range across {
 			r, g, b := narrow(s.lanes, t)
 			if to.reversed {
@@ -132,6 +142,7 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 			second[line+x] = float32(g)*factor[1] + offset[1]
 			third[line+x] = float32(b)*factor[2] + offset[2]
 		}
+		s.sums, s.last = s.last, s.sums
 	}
 	return nil
 }

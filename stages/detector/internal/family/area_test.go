@@ -1,7 +1,6 @@
 package family
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"image"
@@ -123,24 +122,67 @@ type brokenRows struct{}
 func (brokenRows) Size() (int, int)      { return 4, 4 }
 func (brokenRows) Next() ([]byte, error) { return nil, pageimage.ErrDamaged }
 
-// flatRows is a page whose rows cost nothing to read.
-type flatRows struct {
-	w, h int
-	row  []byte
+// A row that is like the one above is copied; what is copied must be that row,
+// in every plane, also after rows that differ.
+func TestShrinkOfRowsThatRepeat(t *testing.T) {
+	m := noise(40, 60)
+	for y := range 60 {
+		if y%20 < 14 { // bands of equal rows between noise
+			copy(m.Pix[y*m.Stride:(y+1)*m.Stride], m.Pix[(y/20*20)*m.Stride:])
+		}
+	}
+	dst := make([]float32, 3*20*30)
+	if err := shrink(pageimage.Of(m), planes{dst: dst, width: 20, height: 30, scale: [3]float32{1, 1, 1}}, &Scratch{}); err != nil {
+		t.Fatal(err)
+	}
+	for c := range 3 {
+		for y := range 30 {
+			for x := range 20 {
+				want := mean(m, c, float64(2*x), float64(2*y), float64(2*x+2), float64(2*y+2))
+				if got := float64(dst[(c*30+y)*20+x]); math.Abs(got-want) > 0.15 {
+					t.Fatalf("channel %d, pixel %d,%d: %v, want %v", c, x, y, got, want)
+				}
+			}
+		}
+	}
 }
 
-func (r flatRows) Size() (int, int)      { return r.w, r.h }
-func (r flatRows) Next() ([]byte, error) { return r.row, nil }
+// heldRows is a page whose rows cost nothing to read.
+type heldRows struct {
+	w, h int
+	pix  []byte
+	y    int
+}
+
+func (r *heldRows) Size() (int, int) { return r.w, r.h }
+
+func (r *heldRows) Next() ([]byte, error) {
+	r.y++
+	return r.pix[(r.y-1)*3*r.w : r.y*3*r.w], nil
+}
 
 func BenchmarkShrink(b *testing.B) {
-	for _, size := range []image.Point{{918, 1188}, {1240, 1754}, {2480, 3508}} {
-		b.Run(fmt.Sprintf("%dx%d", size.X, size.Y), func(b *testing.B) {
-			page := flatRows{size.X, size.Y, bytes.Repeat([]byte{200, 30, 99}, size.X)}
+	for _, name := range []string{"../../report.png", "../../testdata/walden.png"} {
+		var png pageimage.PNG
+		if err := png.Open(readFile(b, name), 1<<24); err != nil {
+			b.Fatal(err)
+		}
+		w, h := png.Size()
+		page := heldRows{w: w, h: h}
+		for range h {
+			row, err := png.Next()
+			if err != nil {
+				b.Fatal(err)
+			}
+			page.pix = append(page.pix, row...)
+		}
+		b.Run(fmt.Sprintf("%dx%d", w, h), func(b *testing.B) {
 			dst := make([]float32, 3*608*800)
 			var s Scratch
-			b.SetBytes(int64(3 * size.X * size.Y))
+			b.SetBytes(int64(3 * w * h))
 			for b.Loop() {
-				if err := shrink(page, planes{dst: dst, width: 608, height: 800, scale: [3]float32{1, 1, 1}}, &s); err != nil {
+				page.y = 0
+				if err := shrink(&page, planes{dst: dst, width: 608, height: 800, scale: [3]float32{1, 1, 1}}, &s); err != nil {
 					b.Fatal(err)
 				}
 			}
