@@ -3,6 +3,7 @@ package problem
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -115,7 +116,7 @@ func Markdown() string {
 	var b strings.Builder
 	b.WriteString("| code | status | what happened | what to do |\n| --- | --- | --- | --- |\n")
 	for _, e := range catalogue {
-		b.WriteString("| `" + string(e.Code) + "` | " + http.StatusText(e.Status) + " | " + e.Title + " | " + e.Advice + " |\n")
+		b.WriteString("| `" + string(e.Code) + "` | " + strconv.Itoa(e.Status) + " " + http.StatusText(e.Status) + " | " + e.Title + " | " + e.Advice + " |\n")
 	}
 	return b.String()
 }
