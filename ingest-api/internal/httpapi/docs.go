@@ -22,6 +22,9 @@ var docsPage string
 
 // docsRoutes must come last: what they say is fixed once every operation is there.
 func (a *API) docsRoutes() error {
+	for _, own := range []string{"ErrorModel", "ErrorDetail"} { // the library registers its own shape of errors
+		delete(a.huma.OpenAPI().Components.Schemas.Map(), own)
+	}
 	document, err := json.Marshal(a.huma.OpenAPI())
 	if err != nil {
 		return fmt.Errorf("describe the API: %w", err)

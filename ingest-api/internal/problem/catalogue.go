@@ -35,6 +35,7 @@ const (
 	TooLarge            Code = "file-too-large"
 	UploadTimeout       Code = "upload-timeout"
 	UploadBroken        Code = "upload-broken"
+	Watchers            Code = "too-many-watchers"
 	SpoolFull           Code = "spool-full"
 	Busy                Code = "too-many-uploads"
 	UnknownModel        Code = "unknown-model"
@@ -89,6 +90,7 @@ var catalogue = []Entry{
 	{CropNotFound, http.StatusNotFound, "The box has no crop", "Boxes below their class's threshold are not cropped; see the run's `options.thresholds`."},
 	{ObjectNotFound, http.StatusNotFound, "The object is not in the store any more", "It was pruned or deleted; submit the document again to have it made anew."},
 	{Busy, http.StatusServiceUnavailable, "Too many uploads at once", "Wait as long as Retry-After says; LEAFCUTTER_MAX_UPLOADS sets how many are taken at once."},
+	{Watchers, http.StatusServiceUnavailable, "Too many clients follow the progress of documents", "Wait as long as Retry-After says, or ask for the document's state now and then."},
 	{SpoolFull, http.StatusServiceUnavailable, "There is no room to receive the file", "Wait as long as Retry-After says; LEAFCUTTER_SPOOL_BYTES and the free space of LEAFCUTTER_SPOOL_DIR set the room."},
 	{StoreUnavailable, http.StatusServiceUnavailable, "The object store cannot be reached", "Wait as long as Retry-After says and repeat; with an Idempotency-Key that never submits twice."},
 	{KafkaUnavailable, http.StatusServiceUnavailable, "Kafka cannot be reached", "Wait as long as Retry-After says and repeat; with an Idempotency-Key that never submits twice."},

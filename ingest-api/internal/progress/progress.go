@@ -48,7 +48,7 @@ func (f *Feed) Watch(documentID string) (news <-chan api.Progress, done func(), 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.watchers) >= f.Max {
-		return nil, nil, problem.New(problem.Busy, "%d clients are watching documents", f.Max)
+		return nil, nil, problem.New(problem.Watchers, "%d clients are watching documents", f.Max)
 	}
 	f.watchers[w] = struct{}{}
 	select {
