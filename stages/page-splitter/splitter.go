@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
@@ -31,12 +32,21 @@ type Splitter struct {
 	sources  *sourcecache.Cache
 	renderer render.Renderer
 	attempts int
+
+	// uploading bounds the images that wait for the object store by their bytes
+	// and not by their number: one page of noise weighs as much as a book.
+	uploading *semaphore.Weighted
 }
+
+// uploadBytes is how much of images may wait for the object store at once, over
+// all ranges, besides the one that each range is about to add.
+const uploadBytes = 64 << 20
 
 // NewSplitter makes a splitter. In the last of a range's attempts it gives up the
 // pages that fail, where it would have the whole range tried again before.
 func NewSplitter(cfg Config, store Store, sources *sourcecache.Cache, renderer render.Renderer, attempts int) *Splitter {
-	return &Splitter{cfg: cfg, store: store, sources: sources, renderer: renderer, attempts: attempts}
+	return &Splitter{cfg: cfg, store: store, sources: sources, renderer: renderer, attempts: attempts,
+		uploading: semaphore.NewWeighted(uploadBytes)}
 }
 
 // Stage is the stage around the splitter. Limits, telemetry and further probes
@@ -133,7 +143,13 @@ func (s *Splitter) split(ctx context.Context, r schemas.PageRange, last bool) ([
 			done[i].err = err
 			continue
 		}
+		weight := min(int64(len(page.PNG)), uploadBytes)
+		if s.uploading.Acquire(uploading, weight) != nil {
+			rangeErr = context.Cause(ctx) // nil where an upload has failed, which is told below
+			break
+		}
 		uploads.Go(func() error {
+			defer s.uploading.Release(weight)
 			rendered, err := s.upload(uploading, r, i, page)
 			done[i].rendered = rendered
 			return err

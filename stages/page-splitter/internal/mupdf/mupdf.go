@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 	"unsafe"
 
 	_ "github.com/gen2brain/go-fitz" // brings the compiled library to the link
@@ -161,8 +162,10 @@ func parseText(in []byte) ([]Line, error) {
 	for _, block := range page.Blocks {
 		for _, line := range block.Lines {
 			// White space at the ends and line breaks inside belong to the
-			// producer's typesetting, not to the text.
+			// producer's typesetting, not to the text; what is left of control
+			// characters has no business in a table.
 			text := strings.Join(strings.Fields(line.Text), " ")
+			text = strings.TrimSpace(strings.Map(withoutControls, text))
 			if text == "" {
 				continue
 			}
@@ -171,6 +174,13 @@ func parseText(in []byte) ([]Line, error) {
 		}
 	}
 	return lines, nil
+}
+
+func withoutControls(r rune) rune {
+	if unicode.IsControl(r) {
+		return -1
+	}
+	return r
 }
 
 // errorBuffer receives MuPDF's message.

@@ -48,7 +48,7 @@ func Child() int {
 	}
 	debug.SetGCPercent(50) // the Go heap holds one PNG and one page's text
 	c := &child{conn: conn}
-	if err := c.serve(); err != nil && !errors.Is(err, io.EOF) {
+	if err := c.serve(); err != nil {
 		logger.Error("serving the parent ended", slog.Any("error", err))
 		return 1
 	}
@@ -85,10 +85,13 @@ type child struct {
 	png     bytes.Buffer
 }
 
+// serve answers requests until the parent hangs up.
 func (c *child) serve() error {
 	for {
 		var req request
-		if err := readFrame(c.conn, &req); err != nil {
+		if err := readFrame(c.conn, &req); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 		var (
@@ -331,5 +334,5 @@ func usage() (rss int64, cpu float64) {
 		return 0, 0
 	}
 	seconds := time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
-	return int64(u.Maxrss) * maxrssUnit, seconds
+	return u.Maxrss * maxrssUnit, seconds
 }
