@@ -22,6 +22,7 @@ type Results interface {
 	Documents(ctx context.Context, f query.Filter) ([]api.Summary, *query.Place, error)
 	Summaries(ctx context.Context, documentIDs []string) (map[string]api.Summary, error)
 	Document(ctx context.Context, documentID string) (*api.Document, error)
+	Source(ctx context.Context, documentID string) (uri, title string, err error)
 	Run(ctx context.Context, documentID, runID string) (*query.Run, error)
 	Pages(ctx context.Context, run *query.Run, first, limit int) ([]query.Page, error)
 	Detections(ctx context.Context, run *query.Run, f query.Boxes) ([]api.Detection, *query.Spot, error)
@@ -94,6 +95,24 @@ func (c *Catalogue) marker(ctx context.Context, documentID string, must bool) (*
 		err = problem.New(problem.DocumentNotFound, "There is no document %s", documentID)
 	}
 	return marker, err
+}
+
+// Source is where a document lies, s3://bucket/key, and the name of its file: as its submission here said, else, for one
+// that was put onto the topic by another producer, as its row says. Both are empty where neither is there.
+func (c *Catalogue) Source(ctx context.Context, documentID string) (uri, name string, err error) {
+	marker, err := c.Markers.Find(ctx, documentID)
+	if err != nil {
+		return "", "", err
+	}
+	if marker != nil {
+		return marker.Document.Source, marker.Document.FileName, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	if uri, name, err = c.Results.Source(bounded, documentID); err != nil {
+		return "", "", c.broken(err, "Reading the document")
+	}
+	return uri, name, nil
 }
 
 func queued(s *submission.Submission) *api.Document {

@@ -117,6 +117,7 @@ func (n nothing) Documents(context.Context, query.Filter) ([]api.Summary, *query
 	return nil, nil, n.err
 }
 func (n nothing) Document(context.Context, string) (*api.Document, error) { return nil, n.err }
+func (n nothing) Source(context.Context, string) (string, string, error)  { return "", "", n.err }
 func (n nothing) Run(context.Context, string, string) (*query.Run, error) { return nil, n.err }
 func (n nothing) Summaries(context.Context, []string) (map[string]api.Summary, error) {
 	return nil, n.err

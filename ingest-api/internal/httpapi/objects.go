@@ -42,18 +42,14 @@ func (a *API) source(c *gin.Context) {
 		return
 	}
 	ctx := c.Request.Context()
-	marker, err := a.Catalogue.Markers.Find(ctx, id)
+	uri, name, err := a.Catalogue.Source(ctx, id)
 	if err != nil {
 		refuse(c, err)
 		return
 	}
-	name, key := id, schemas.SourceKey(id)
-	uri := ""
-	if marker != nil {
-		name = marker.Document.FileName
-		if marker.Document.Source != a.Desk.Store.URI(key) {
-			uri = marker.Document.Source // it was referred to and still lies there
-		}
+	key := schemas.SourceKey(id)
+	if uri == a.Desk.Store.URI(key) {
+		uri = "" // else it was referred to and still lies there
 	}
 	o := object{key: key, uri: uri, cache: "private, max-age=3600", name: downloadName(name, id)}
 	if err := a.hand(c, o); err != nil {

@@ -62,6 +62,19 @@ type documentRow struct {
 	SubmittedAt time.Time `ch:"submitted_at"`
 }
 
+// Source is where a document lies, s3://bucket/key, and its title; empty where nothing of it has landed yet.
+func (r *Reader) Source(ctx context.Context, documentID string) (uri, title string, err error) {
+	var rows []struct {
+		URI   string `ch:"source_uri"`
+		Title string `ch:"title"`
+	}
+	err = r.DB.Select(ctx, &rows, "SELECT source_uri, title FROM documents FINAL WHERE document_id = toUUID(?) LIMIT 1", documentID)
+	if err != nil || len(rows) == 0 {
+		return "", "", err
+	}
+	return rows[0].URI, rows[0].Title, nil
+}
+
 // runs are those of a document, newest first by the order of the view document_status.
 func (r *Reader) runs(ctx context.Context, documentID string) ([]runRow, error) {
 	var rows []runRow
