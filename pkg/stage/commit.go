@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +41,7 @@ func (r *Runner) assigned(ctx context.Context, _ *kgo.Client, got map[string][]i
 // work commits nothing. Lost partitions are another's already: nothing of them is committed.
 func (r *Runner) revoked(ctx context.Context, gone map[string][]int32, commit bool) {
 	if commit {
-		if err := r.commit(ctx, gone); err != nil {
+		if err := r.giveBack(ctx, gone); err != nil {
 			r.log.Warn("committing before a revoke failed; the next owner does some records again", "error", err)
 		}
 	}
@@ -77,7 +78,7 @@ func (r *Runner) commitEvery(ctx context.Context) {
 		case <-tick.C:
 		}
 		within, cancel := context.WithTimeout(ctx, commitTimeout)
-		err := r.commit(within, nil)
+		err := r.commit(within)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("committing failed; it is tried again", "error", err)
@@ -87,22 +88,42 @@ func (r *Runner) commitEvery(ctx context.Context) {
 
 const commitTimeout = 10 * time.Second
 
-// commit commits what is done of the partitions named, or of all where only is nil.
-func (r *Runner) commit(ctx context.Context, only map[string][]int32) error {
+// commit commits what is done.
+func (r *Runner) commit(ctx context.Context) error {
+	return r.commitAll(ctx, func(*partition) bool { return true }, false)
+}
+
+// giveBack commits what is done of the partitions named, or of all where gone is nil, and that their owner lives.
+func (r *Runner) giveBack(ctx context.Context, gone map[string][]int32) error {
+	named := func(p *partition) bool { return gone == nil || slices.Contains(gone[p.topic], p.id) }
+	wasOpen := map[*partition]bool{}
+	r.mu.Lock()
+	for _, p := range r.partitions {
+		if named(p) {
+			wasOpen[p] = p.close()
+		}
+	}
+	r.mu.Unlock()
+	return r.commitAll(ctx, func(p *partition) bool { return wasOpen[p] }, true)
+}
+
+// commitAll commits what is done of the partitions that which picks: of those that moved or, with still, of all.
+func (r *Runner) commitAll(ctx context.Context, which func(*partition) bool, still bool) error {
 	r.commits.Lock()
 	defer r.commits.Unlock()
 	offsets := map[string]map[int32]kgo.EpochOffset{}
+	notes := map[string]map[int32]note{}
 	moved := map[*partition]kgo.EpochOffset{}
 	r.mu.Lock()
 	for key, p := range r.partitions {
-		if only != nil && !contains(only[key.topic], key.partition) {
+		if !which(p) {
 			continue
 		}
-		if at, ok := p.committable(); ok {
+		if at, n, ok := p.committable(still); ok {
 			if offsets[key.topic] == nil {
-				offsets[key.topic] = map[int32]kgo.EpochOffset{}
+				offsets[key.topic], notes[key.topic] = map[int32]kgo.EpochOffset{}, map[int32]note{}
 			}
-			offsets[key.topic][key.partition] = at
+			offsets[key.topic][key.partition], notes[key.topic][key.partition] = at, n
 			moved[p] = at
 		}
 	}
@@ -111,7 +132,7 @@ func (r *Runner) commit(ctx context.Context, only map[string][]int32) error {
 		return nil
 	}
 	var fault error
-	r.client.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
+	r.client.CommitOffsetsSync(withNotes(ctx, notes), offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			fault = err
 			return
@@ -131,15 +152,6 @@ func (r *Runner) commit(ctx context.Context, only map[string][]int32) error {
 		p.committed(at)
 	}
 	return nil
-}
-
-func contains(ids []int32, id int32) bool {
-	for _, i := range ids {
-		if i == id {
-			return true
-		}
-	}
-	return false
 }
 
 // plainName is a topic's name without the deployment's prefix.

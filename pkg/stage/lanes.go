@@ -14,11 +14,21 @@ type item struct {
 	part     *partition
 	in       In
 	bulk     bool
-	attempts int // failed tries that count
-	waits    int // tries that a missing dependency spoilt; they count for the backoff only
+	suspect  bool          // a process may have died of it: it is handled alone
+	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
+	attempts int           // failed tries that count
+	waits    int           // tries that a missing dependency spoilt; they count for the backoff only
 }
 
 func (i *item) size() int64 { return int64(len(i.record.Key) + len(i.record.Value)) }
+
+// leave tells whoever waits that the record has left the handler's hands.
+func (i *item) leave() {
+	if i.settled != nil {
+		close(i.settled)
+		i.settled = nil
+	}
+}
 
 // lane is one of the two queues: the plain topics' or their bulk twins'.
 type lane struct {

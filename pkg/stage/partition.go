@@ -20,6 +20,10 @@ type partition struct {
 	dirty     bool // next moved since it was last committed
 	revoked   bool
 	watermark int64 // behind the partition's last record, as of the last fetch
+
+	note     note // what the next commit says
+	last     note // what the last owner said, while suspects are left
+	suspects int  // records still to come that the last owner may have died of
 }
 
 type taken struct {
@@ -29,17 +33,23 @@ type taken struct {
 }
 
 func newPartition(topic string, id int32) *partition {
-	return &partition{topic: topic, id: id, next: kgo.EpochOffset{Epoch: -1, Offset: -1}}
+	return &partition{topic: topic, id: id, next: kgo.EpochOffset{Epoch: -1, Offset: -1}, note: noNote, last: noNote}
 }
 
-// take notes a record as fetched. Offsets ascend within an assignment.
-func (p *partition) take(offset int64, epoch int32) {
+// take notes a record as fetched, and says whether the last owner may have died of it. Offsets ascend within an
+// assignment.
+func (p *partition) take(offset int64, epoch int32) (suspect bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.next.Offset < 0 {
 		p.next = kgo.EpochOffset{Epoch: epoch, Offset: offset}
 	}
 	p.taken = append(p.taken, taken{offset: offset, epoch: epoch})
+	if p.suspects > 0 {
+		p.suspects--
+		return true
+	}
+	return offset == p.last.alone
 }
 
 // finish notes a record as done. What may be committed grows only while the lowest taken record is done: with offset 77
@@ -63,14 +73,17 @@ func (p *partition) finish(offset int64) {
 	if n > 0 {
 		p.taken = append(p.taken[:0], p.taken[n:]...)
 		p.dirty = true
+		if p.note.alone < p.next.Offset { // settled: what is said of it is over
+			p.note.alone, p.note.deaths = -1, 0
+		}
 	}
 }
 
-// committable is what may be committed now, if anything moved since the last committed call.
-func (p *partition) committable() (kgo.EpochOffset, bool) {
+// committable is what may be committed now, if anything moved since the last committed call or if still is wanted too.
+func (p *partition) committable(still bool) (at kgo.EpochOffset, n note, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.next, p.dirty && !p.revoked
+	return p.next, p.note, !p.revoked && p.next.Offset >= 0 && (p.dirty || still)
 }
 
 // committed notes that at was committed.
@@ -93,6 +106,63 @@ func (p *partition) isRevoked() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.revoked
+}
+
+// suspect takes over what the last owner, which died, said.
+func (p *partition) suspect(n note) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last, p.suspects = n, n.width
+}
+
+// open says from now on that the partition is being worked on, with up to width records in the handler. It reports
+// whether that is news. What the last owner said of a record that it handled alone is kept until that record is settled.
+func (p *partition) open(width int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.note.running {
+		return false
+	}
+	p.note = note{running: true, width: width, alone: p.last.alone, deaths: p.last.deaths}
+	return true
+}
+
+// close says that the partition is given back.
+func (p *partition) close() (wasOpen bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wasOpen = p.note.running
+	p.note = noNote
+	return wasOpen
+}
+
+// deathsOf is how often a process died while it handled the record alone.
+func (p *partition) deathsOf(offset int64) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.note.alone == offset {
+		return p.note.deaths
+	}
+	return 0
+}
+
+// enter says that the record is about to be handled alone, and that a death would be its deaths-th.
+func (p *partition) enter(offset int64, deaths int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.note.alone, p.note.deaths = offset, deaths
+}
+
+// survived says that the record was handled alone and the process lives.
+func (p *partition) survived(offset int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.note.alone == offset {
+		p.note.alone, p.note.deaths = -1, 0
+	}
+	if p.last.alone == offset {
+		p.last.alone = -1
+	}
 }
 
 // saw notes the watermark of a fetch.

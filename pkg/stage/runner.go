@@ -37,6 +37,10 @@ type Runner struct {
 	// partition's new owner.
 	commits sync.Mutex
 
+	// alone is held for reading by every call of the handler, and for writing by that of a record which may have ended a
+	// process: nothing else is in the handler then.
+	alone sync.RWMutex
+
 	// settling counts what goes on outside the workers: outputs on their way, probes, backoffs.
 	settling sync.WaitGroup
 }
@@ -126,7 +130,7 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastCommit)
 	defer cancel()
-	err = r.commit(last, nil)
+	err = r.giveBack(last, nil)
 	if err != nil {
 		r.log.Error("the last commit failed; finished records will be done again", "error", err)
 	}
@@ -163,6 +167,7 @@ func (r *Runner) connect() (*kgo.Client, error) {
 		// assignment that it was fetched under.
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnPartitionsAssigned(r.assigned),
+		kgo.OnOffsetsFetched(r.fetched),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) { r.revoked(ctx, gone, true) }),
 		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) { r.revoked(ctx, gone, false) }),
 		// A group without commits starts at the beginning; a committed offset that is no longer there is an alarm and
@@ -204,7 +209,7 @@ func (r *Runner) poll(ctx context.Context) {
 			return
 		}
 		fetches.EachError(func(topic string, p int32, err error) { r.fetchError(ctx, topic, p, err) })
-		fetches.EachPartition(r.admit)
+		fetches.EachPartition(func(p kgo.FetchTopicPartition) { r.admit(ctx, p) })
 		r.client.AllowRebalance()
 	}
 }
@@ -238,7 +243,7 @@ func (r *Runner) laneTopics(bulk bool) []string {
 }
 
 // admit takes the records of one fetched partition.
-func (r *Runner) admit(fetched kgo.FetchTopicPartition) {
+func (r *Runner) admit(ctx context.Context, fetched kgo.FetchTopicPartition) {
 	if len(fetched.Records) == 0 {
 		return
 	}
@@ -249,10 +254,15 @@ func (r *Runner) admit(fetched kgo.FetchTopicPartition) {
 		return // revoked before this poll; the new owner reads them
 	}
 	p.saw(fetched.HighWatermark)
+	var items []*item
 	for _, rec := range fetched.Records {
-		p.take(rec.Offset, rec.LeaderEpoch)
+		suspect := p.take(rec.Offset, rec.LeaderEpoch)
 		in := r.in(rec)
-		r.lanes.admit(&item{record: rec, part: p, in: in, bulk: isBulk(in.Topic)})
+		items = append(items, &item{record: rec, part: p, in: in, bulk: isBulk(in.Topic), suspect: suspect})
+	}
+	r.open(ctx, p)
+	for _, i := range items {
+		r.lanes.admit(i)
 	}
 }
 

@@ -33,12 +33,17 @@ func (r *Runner) work(ctx context.Context) {
 				r.lanes.release(i)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
 				r.done(ctx, i, "cancelled")
+			case i.suspect:
+				i.suspect = false // a retry after an error is as any other's
+				r.handleAlone(ctx, i)
 			default:
 				wanted = append(wanted, i)
 			}
 		}
 		if len(wanted) > 0 {
+			r.alone.RLock()
 			r.handle(ctx, wanted)
+			r.alone.RUnlock()
 		}
 	}
 }
@@ -112,6 +117,7 @@ func (r *Runner) settle(ctx context.Context, i *item, result Result, outs []Out)
 	r.meters.fault(ctx, result.Err)
 	switch class {
 	case fault.Shutdown:
+		i.leave()
 		r.lanes.release(i) // uncommitted: it is read again
 	case fault.Permanent:
 		r.condemn(ctx, i, result.Err)
@@ -150,6 +156,7 @@ func (r *Runner) retry(ctx context.Context, i *item, err error) {
 
 // later queues a record again after a pause in which it holds no worker.
 func (r *Runner) later(i *item, pause time.Duration) {
+	i.leave()
 	time.AfterFunc(pause, func() { r.lanes.again(i) })
 }
 
@@ -199,6 +206,7 @@ func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome strin
 		case err == nil:
 			r.done(ctx, i, outcome)
 		case ctx.Err() != nil:
+			i.leave()
 			r.lanes.release(i)
 		default:
 			// Not from here: this is the client's own goroutine, and a retry may produce again.
@@ -210,6 +218,7 @@ func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome strin
 // done marks a record as finished.
 func (r *Runner) done(ctx context.Context, i *item, outcome string) {
 	i.part.finish(i.record.Offset)
+	i.leave()
 	r.lanes.release(i)
 	r.meters.done(ctx, i.bulk, outcome)
 }

@@ -1,0 +1,127 @@
+package stage
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+func queued(bulk bool) *item {
+	return &item{record: &kgo.Record{Value: make([]byte, 10)}, part: newPartition("t", 0), bulk: bulk}
+}
+
+func TestPlainGetsFourSlotsInFive(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	for range 100 {
+		l.admit(queued(false))
+		l.admit(queued(true))
+	}
+	plain := 0
+	for range 50 {
+		if batch := l.next(t.Context()); !batch[0].bulk {
+			plain++
+		}
+	}
+	if plain != 40 {
+		t.Errorf("%d of 50 slots went to the plain lane, want 40", plain)
+	}
+}
+
+func TestNeitherLaneIdles(t *testing.T) {
+	for _, bulk := range []bool{false, true} {
+		l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+		for range 20 {
+			l.admit(queued(bulk))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		for range 20 {
+			if l.next(ctx) == nil {
+				t.Fatalf("bulk %v: a slot idled", bulk)
+			}
+		}
+		cancel()
+	}
+}
+
+func TestABatchIsOfOneLane(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 8, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	for i := range 40 {
+		l.admit(queued(i%2 == 0))
+	}
+	for range 5 {
+		batch := l.next(t.Context())
+		for _, i := range batch {
+			if i.bulk != batch[0].bulk {
+				t.Fatal("lanes are mixed")
+			}
+		}
+	}
+}
+
+func TestBoundsAreByCountAndByBytes(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		limits Limits
+	}{{"count", Limits{BatchSize: 1, MaxInFlight: 4, MaxBytes: 1 << 20}}, {"bytes", Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 40}}} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLanes(tc.limits)
+			var all []*item
+			for range 4 {
+				if full, _ := l.full(false); full {
+					t.Fatal("full too early")
+				}
+				i := queued(false)
+				all = append(all, i)
+				l.admit(i)
+			}
+			if full, _ := l.full(false); !full {
+				t.Fatal("not full")
+			}
+			if full, _ := l.full(true); full {
+				t.Fatal("the other lane is full too")
+			}
+			l.release(all[0])
+			if _, roomy := l.full(false); roomy {
+				t.Fatal("roomy after one of four")
+			}
+			l.release(all[1])
+			if _, roomy := l.full(false); !roomy {
+				t.Fatal("not roomy with half of it free")
+			}
+		})
+	}
+}
+
+func TestARecordThatWasTriedComesFirst(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	first, second := queued(false), queued(false)
+	l.admit(first)
+	l.admit(second)
+	got := l.next(t.Context())[0]
+	l.again(got)
+	if l.next(t.Context())[0] != got {
+		t.Error("it went to the end of the queue")
+	}
+}
+
+func TestNothingIsHandedOutAfterClose(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	l.admit(queued(false))
+	l.close()
+	l.close()
+	if l.next(t.Context()) != nil {
+		t.Error("a record was handed out")
+	}
+}
+
+func TestBackoffGrowsToItsLimit(t *testing.T) {
+	for try := 1; try < 40; try++ {
+		d := backoff(100*time.Millisecond, try, time.Minute)
+		whole := min(100*time.Millisecond<<min(try-1, 16), time.Minute)
+		if d < whole/2-1 || d > whole {
+			t.Errorf("try %d: %s, want %s to %s", try, d, whole/2, whole)
+		}
+	}
+}
