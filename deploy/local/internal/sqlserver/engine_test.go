@@ -3,6 +3,8 @@ package sqlserver_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -167,7 +169,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		t.Fatal(r.body)
 	}
 	acknowledged := 0
-	for round := range 3 {
+	for round := range 2 {
 		var running sync.WaitGroup
 		var mu sync.Mutex
 		enough := make(chan struct{}, 1)
@@ -204,4 +206,55 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 			t.Fatalf("after kill %d: %d inserts of which %d in part, %d acknowledged", round+1, whole, partial, acknowledged)
 		}
 	}
+}
+
+// TestStopEndsWhatRuns stops the server under a statement that would run for hours.
+func TestStopEndsWhatRuns(t *testing.T) {
+	addr, stop := startWith(t, t.TempDir(), func(c *config) { c.Grace = 100 * time.Millisecond })
+	done := make(chan error, 1)
+	go func() {
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		resp, err := client.Post("http://"+addr+"/?max_threads=1", "", strings.NewReader("SELECT count() FROM numbers(100000000000000) WHERE number % 7 = 8"))
+		if err == nil {
+			err = resp.Body.Close()
+		}
+		done <- err // cut off, or answered that it was killed
+	}()
+	waitUntil(t, "the statement runs", func() bool {
+		return read("SELECT count() FROM system.processes WHERE query LIKE '%100000000000000%' AND query NOT LIKE '%processes%'").send(t, addr).body == "1\n"
+	})
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	<-done
+}
+
+// TestSlowReadersLeaveRoomForTheWriter fills every slot of the readers.
+func TestSlowReadersLeaveRoomForTheWriter(t *testing.T) {
+	addr, _ := startWith(t, t.TempDir(), func(c *config) { c.MaxStatements, c.ReadTime = 2, 2*time.Second })
+	var running sync.WaitGroup
+	for range 4 {
+		running.Go(func() {
+			read("SELECT count() FROM numbers(100000000000000) WHERE number % 7 = 8").send(t, addr)
+		})
+	}
+	waitUntil(t, "two readers run", func() bool {
+		return write("SELECT count() FROM system.processes WHERE query LIKE '%100000000000000%' AND query NOT LIKE '%processes%'").send(t, addr).body == "2\n"
+	})
+	must(t, addr, "CREATE TABLE leafcutter.t (n UInt8) ENGINE = MergeTree ORDER BY n", "INSERT INTO leafcutter.t VALUES (1)")
+	running.Wait()
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	addr, _ := startWith(t, t.TempDir(), func(c *config) { c.ReadMemory = 64 << 20 })
+	for _, sql := range []string{
+		"SELECT length(groupArray(number)) FROM numbers(300000000)", "SELECT uniqExact(number) FROM numbers(300000000)", "SELECT repeat('x', 1000000) FROM numbers(1000) FORMAT JSON",
+	} {
+		if r := read(sql).send(t, addr); r.status == http.StatusOK {
+			t.Errorf("%s\nis answered with %d bytes", sql, len(r.body))
+		}
+	}
+	want(t, addr, "SELECT 1", "1\n")
 }

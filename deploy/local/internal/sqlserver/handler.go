@@ -46,13 +46,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.running.Add(1)
 	defer s.running.Done()
+	writes, refusal := s.authenticate(r)
+	if refusal != nil {
+		s.fail(w, r, refusal)
+		return
+	}
+	slots := s.readers
+	if writes {
+		slots = s.writers
+	}
 	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-r.Context().Done():
 		return
 	}
-	if err := s.answer(w, r); err != nil {
+	if err := s.answer(w, r, writes); err != nil {
 		s.fail(w, r, err)
 	}
 }
@@ -90,8 +99,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	_, _ = io.WriteString(w, ex.text+"\n")
 }
 
-func (s *Server) answer(w http.ResponseWriter, r *http.Request) error {
-	req, refusal := s.parse(w, r)
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, writes bool) error {
+	req, refusal := s.parse(w, r, writes)
 	if refusal != nil {
 		return refusal
 	}

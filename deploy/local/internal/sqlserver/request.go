@@ -29,7 +29,7 @@ type request struct {
 	settings []setting // of the URL, then of the statement
 }
 
-func (s *Server) parse(w http.ResponseWriter, r *http.Request) (*request, *exception) {
+func (s *Server) parse(w http.ResponseWriter, r *http.Request, writes bool) (*request, *exception) {
 	q := r.URL.Query()
 	first := func(values ...string) string {
 		for _, v := range values {
@@ -41,15 +41,12 @@ func (s *Server) parse(w http.ResponseWriter, r *http.Request) (*request, *excep
 	}
 	req := &request{
 		query:    q,
+		writes:   writes,
 		settings: requestSettings(q),
 		id:       first(q.Get("query_id"), r.Header.Get("X-ClickHouse-Query-Id"), uuid.NewString()),
 		database: first(q.Get("database"), r.Header.Get("X-ClickHouse-Database")),
 		format:   first(q.Get("default_format"), r.Header.Get("X-ClickHouse-Format"), "TabSeparated"),
 		readonly: r.Method != http.MethodPost,
-	}
-	var refusal *exception
-	if req.writes, refusal = s.authenticate(r, q); refusal != nil {
-		return nil, refusal
 	}
 	for name, values := range q {
 		if name, ok := strings.CutPrefix(name, "param_"); ok && len(values) > 0 {
@@ -76,9 +73,10 @@ func (s *Server) parse(w http.ResponseWriter, r *http.Request) (*request, *excep
 }
 
 // authenticate reports whether the request comes from the user that may write.
-func (s *Server) authenticate(r *http.Request, q url.Values) (writes bool, refusal *exception) {
+func (s *Server) authenticate(r *http.Request) (writes bool, refusal *exception) {
 	user, password, ok := r.BasicAuth()
 	if !ok {
+		q := r.URL.Query()
 		user, password = q.Get("user"), q.Get("password")
 	}
 	if h := r.Header.Get("X-ClickHouse-User"); h != "" {

@@ -36,11 +36,12 @@ type Config struct {
 	Logger   *slog.Logger
 
 	MaxBody       int64         // bytes of a request's body after decompression; 256 MiB
-	MaxStatements int           // that run at the same time; 16
+	MaxStatements int           // that run at the same time, of readers and of the writer each; 8
 	MaxMemory     int64         // bytes the engine may allocate; 1 GiB
 	ReadTime      time.Duration // a reader's statement; 60 s
 	ReadRows      int64         // of a reader's answer; 1,000,000
 	ReadMemory    int64         // bytes of a reader's statement; 512 MiB
+	Grace         time.Duration // for statements in flight when the server stops, before they are killed; 5 s
 }
 
 func (c *Config) complete() error {
@@ -67,11 +68,12 @@ func (c *Config) complete() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	orDefault(&c.MaxBody, 256<<20)
-	orDefault(&c.MaxStatements, 16)
+	orDefault(&c.MaxStatements, 8)
 	orDefault(&c.MaxMemory, 1<<30)
 	orDefault(&c.ReadTime, time.Minute)
 	orDefault(&c.ReadRows, 1_000_000)
 	orDefault(&c.ReadMemory, 512<<20)
+	orDefault(&c.Grace, 5*time.Second)
 	return errors.Join(faults...)
 }
 
@@ -87,8 +89,11 @@ type Server struct {
 	engine   *chdb.Engine
 	listener net.Listener
 	identity serverIdentity
-	slots    chan struct{} // one per statement that runs
 	running  sync.WaitGroup
+
+	// One slot per statement that runs. Readers have their own, so that however slow they are the writer's
+	// inserts find one free.
+	readers, writers chan struct{}
 }
 
 // New opens the data directory and the port. The port answers once Run is called.
@@ -133,7 +138,8 @@ func open(cfg Config, listener net.Listener) (*Server, error) {
 	if err := os.MkdirAll(spoolDir(cfg), 0o700); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the SQL server: %w", err), engine.Close())
 	}
-	s := &Server{cfg: cfg, engine: engine, listener: listener, slots: make(chan struct{}, cfg.MaxStatements)}
+	s := &Server{cfg: cfg, engine: engine, listener: listener,
+		readers: make(chan struct{}, cfg.MaxStatements), writers: make(chan struct{}, cfg.MaxStatements)}
 	if s.identity, err = s.identify(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the SQL server: %w", err), engine.Close())
 	}
@@ -143,8 +149,8 @@ func open(cfg Config, listener net.Listener) (*Server, error) {
 // Addr is where the server listens, host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Run serves until ctx ends, then lets statements in flight finish (5 s, after which they are killed) and
-// closes the engine. It returns nil after such a stop. A Server runs once.
+// Run serves until ctx ends, then lets statements in flight finish (for Grace, after which they are
+// killed) and closes the engine. It returns nil after such a stop. A Server runs once.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           s,
@@ -159,7 +165,7 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case err = <-served:
 	case <-ctx.Done():
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Grace)
 		defer cancel()
 		if err = srv.Shutdown(grace); errors.Is(err, context.DeadlineExceeded) {
 			err = srv.Close() // ends the requests' contexts, which kills their statements

@@ -80,7 +80,7 @@ func (s *Server) boundReader(wanted []setting) ([]setting, *exception) {
 		"max_memory_usage":   s.cfg.ReadMemory,
 	}
 	out := []setting{
-		{"allow_introspection_functions", "0"}, {"allow_ddl", "0"}, {"max_result_bytes", strconv.FormatInt(s.cfg.ReadMemory, 10)},
+		{"allow_introspection_functions", "0"}, {"allow_ddl", "0"}, {"max_result_bytes", strconv.FormatInt(s.cfg.ReadMemory/4, 10)},
 	}
 	for _, name := range slices.Sorted(maps.Keys(bounds)) {
 		out = append(out, setting{name, strconv.FormatInt(bounds[name], 10)})
