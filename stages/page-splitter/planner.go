@@ -229,7 +229,11 @@ type emitter struct {
 
 // emit returns the record for its maker to complete.
 func (e *emitter) emit(topic, key string, record schemas.Record) *stage.Out {
-	out, err := stage.Emit(topic, key, record)
+	return e.add(stage.Emit(topic, key, record))
+}
+
+// add collects a record that was made elsewhere.
+func (e *emitter) add(out stage.Out, err error) *stage.Out {
 	if err != nil {
 		if e.err == nil {
 			e.err = err

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -59,7 +57,7 @@ func (s *Splitter) Stage() stage.Config {
 		Bulk:      true,
 		Handler:   stage.Each(s.Handle),
 		Condemned: condemnedRange,
-		About:     aboutRange,
+		About:     stage.AboutPage,
 		Probes:    map[string]func(context.Context) error{sourcecache.Dependency: s.sources.Probe},
 	}
 }
@@ -90,7 +88,7 @@ func (s *Splitter) Handle(ctx context.Context, in stage.In) stage.Result {
 		if err != nil {
 			return stage.Fail(err)
 		}
-		batch.emit(schemas.TopicResults, r.DocumentID, pageFailed(in, r, i, fault.CodeOf(page.err), page.err))
+		batch.add(stage.PageFailed(in, r.Run, r.Pages[i], SplitterName, fault.CodeOf(page.err), page.err))
 		result.Failures = append(result.Failures, stage.Failure{
 			Replay: replay, About: stage.About{DocumentID: r.DocumentID, RunID: r.RunID, Page: r.Pages[i]}, Err: page.err,
 		})
@@ -274,36 +272,8 @@ func condemnedRange(in stage.In, code string, cause error) []stage.Out {
 		out   []stage.Out
 		batch = &emitter{out: &out}
 	)
-	for i := range r.Pages {
-		batch.emit(schemas.TopicResults, r.DocumentID, pageFailed(in, r, i, code, cause))
+	for _, page := range r.Pages {
+		batch.add(stage.PageFailed(in, r.Run, page, SplitterName, code, cause))
 	}
 	return out
-}
-
-func pageFailed(in stage.In, r schemas.PageRange, i int, code string, cause error) schemas.PageFailed {
-	failed := schemas.PageFailed{
-		Run: r.Run, Page: r.Pages[i], Stage: SplitterName, Code: code, Error: errorText(cause), FailedAt: time.Now().UTC(),
-	}
-	// The handler goes on with the trace that the record came with.
-	came := propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(in.Headers))
-	if span := trace.SpanContextFromContext(came); span.HasTraceID() {
-		failed.TraceID = span.TraceID().String()
-	}
-	return failed
-}
-
-func aboutRange(in stage.In) stage.About {
-	var r struct {
-		DocumentID string `json:"document_id"`
-		RunID      string `json:"run_id"`
-		Pages      []int  `json:"pages"`
-	}
-	if json.Unmarshal(in.Value, &r) != nil {
-		return stage.About{}
-	}
-	about := stage.About{DocumentID: r.DocumentID, RunID: r.RunID}
-	if len(r.Pages) == 1 {
-		about.Page = r.Pages[0]
-	}
-	return about
 }

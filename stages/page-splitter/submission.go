@@ -164,19 +164,8 @@ func (s submission) failed(model, code string, cause error) schemas.RunFailed {
 	}
 	o := s.resolve(schemas.ModelAnnounced{Model: model}, selection, "")
 	return schemas.RunFailed{
-		Run: s.run(o, 0), Stage: PlannerName, Code: code, Error: errorText(cause), FailedAt: time.Now().UTC(),
+		Run: s.run(o, 0), Stage: PlannerName, Code: code, Error: stage.ErrorText(cause), FailedAt: time.Now().UTC(),
 	}
-}
-
-// maxErrorText is the size in bytes of the longest error that a result tells.
-const maxErrorText = 4 << 10
-
-func errorText(err error) string {
-	if err == nil {
-		return ""
-	}
-	text := err.Error()
-	return strings.ToValidUTF8(text[:min(len(text), maxErrorText)], "")
 }
 
 // reference is the record that submits s again for one model alone.

@@ -106,7 +106,9 @@ func (d *document) try(ctx context.Context, doing string, call func() error) err
 		if err = call(); err == nil {
 			return nil
 		}
-		if !errors.Is(err, errCrashed) && !errors.Is(err, errStarved) || ctx.Err() != nil {
+		// A page that got no processor is not tried again at once: the stage
+		// comes back to it when the machine may have recovered.
+		if !errors.Is(err, errCrashed) || ctx.Err() != nil {
 			break
 		}
 	}

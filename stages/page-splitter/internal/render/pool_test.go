@@ -127,6 +127,21 @@ func TestThreeDeathsCondemn(t *testing.T) {
 	}
 }
 
+// TestStarvedChild: a page whose child gets no processor is no fault of the
+// document, and may be tried again.
+func TestStarvedChild(t *testing.T) {
+	pool := newPool(t, func(c *Config) { c.PageTimeout = 2 * time.Second })
+	doc := open(t, pool, testpdf.Text(1)).(*document)
+	if err := syscall.Kill(pid(doc.child), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	_, err := doc.Page(context.Background(), 1, 72)
+	if fault.CodeOf(err) != CodeTimeout || fault.ClassOf(err) != fault.Transient {
+		t.Errorf("class %s: %v", fault.ClassOf(err), err)
+	}
+	page(t, doc, 1, 72)
+}
+
 func TestCancel(t *testing.T) {
 	pool := newPool(t)
 	doc := open(t, pool, testpdf.Endless(10))

@@ -198,10 +198,11 @@ func (p *process) dead(ctx context.Context, timeout time.Duration, cause error) 
 	}
 	if errors.Is(cause, os.ErrDeadlineExceeded) {
 		// Wall time is what a caller waits for, but only processor time tells a
-		// page that never ends from a machine that is overloaded.
+		// page that never ends from a machine that is overloaded: a page that
+		// is not done after a tenth of the time at work is the former.
 		state := p.cmd.ProcessState
 		used := (state.UserTime() + state.SystemTime()).Seconds() - p.cpu
-		if used < timeout.Seconds()/4 {
+		if used < timeout.Seconds()/10 {
 			return fmt.Errorf("%w: %.2f s in %s", errStarved, used, timeout)
 		}
 		return fmt.Errorf("%w: %s", errTimeout, timeout)
