@@ -9,7 +9,7 @@ import (
 	"leafcutter/schemas"
 )
 
-// maxErrorText bounds lc-error in bytes.
+// maxErrorText bounds the text of an error in bytes.
 const maxErrorText = 4 << 10
 
 // deadLetter is i as it came, with the reason. A value too large for the topic is kept by Config.StoreLarge, whose
@@ -40,7 +40,7 @@ func (r *Runner) reason(i *item, original map[string]string, topic string, about
 	}
 	h[schemas.HeaderStage] = r.cfg.Name
 	h[schemas.HeaderCode] = fault.CodeOf(err)
-	h[schemas.HeaderError] = cut(err.Error(), maxErrorText)
+	h[schemas.HeaderError] = ErrorText(err)
 	h[schemas.HeaderAttempts] = strconv.Itoa(max(i.attempts, 1))
 	h[schemas.HeaderTopic] = r.kafka.Topic(topic)
 	h[schemas.HeaderPartition] = strconv.Itoa(int(i.in.Partition))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
 
 	"leafcutter/pkg/fault"
@@ -107,6 +106,6 @@ func withTrace(ctx context.Context, headers map[string]string) map[string]string
 	for k, v := range headers {
 		with[k] = v
 	}
-	otel.GetTextMapPropagator().Inject(ctx, propagation.MapCarrier(with))
+	propagation.TraceContext{}.Inject(ctx, propagation.MapCarrier(with))
 	return with
 }

@@ -39,14 +39,14 @@ func (s spans) start(ctx context.Context, ins []In, about func(In) About) (conte
 		attribute.Int("messaging.batch.message_count", len(ins)),
 	)}
 	if len(ins) == 1 {
-		ctx = extract(ctx, ins[0])
+		ctx = trace.ContextWithRemoteSpanContext(ctx, trace.SpanContextFromContext(extract(ins[0])))
 		options = append(options, trace.WithAttributes(
 			attribute.Int("messaging.destination.partition.id", int(ins[0].Partition)),
 			attribute.Int64("messaging.kafka.offset", ins[0].Offset)))
 		options = append(options, trace.WithAttributes(aboutAttributes(about(ins[0]))...))
 	} else {
 		for _, in := range ins {
-			if c := trace.SpanContextFromContext(extract(context.Background(), in)); c.IsValid() {
+			if c := trace.SpanContextFromContext(extract(in)); c.IsValid() {
 				options = append(options, trace.WithLinks(trace.Link{SpanContext: c}))
 			}
 		}
@@ -87,8 +87,9 @@ func (s spans) inject(ctx context.Context, outs []Out) []Out {
 	return with
 }
 
-func extract(ctx context.Context, in In) context.Context {
-	return otel.GetTextMapPropagator().Extract(ctx, propagation.MapCarrier(in.Headers))
+// extract gives a context with the trace that a record came with.
+func extract(in In) context.Context {
+	return propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier(in.Headers))
 }
 
 func aboutAttributes(a About) []attribute.KeyValue {

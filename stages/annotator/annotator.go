@@ -128,7 +128,7 @@ func (a *Annotator) Stage() stage.Config {
 		Topics:    []string{schemas.TopicDetections},
 		Handler:   stage.Each(a.Handle),
 		Condemned: condemned,
-		About:     about,
+		About:     stage.AboutPage,
 	}
 }
 

@@ -214,7 +214,7 @@ func TestStageCondemned(t *testing.T) {
 		t.Fatal(err)
 	}
 	if failed.Page != 7 || failed.RunID != page.RunID || failed.Code != CodePageImage || failed.Stage != Name ||
-		len(failed.Error) > maxErrorText || failed.TraceID != "0af7651916cd43dd8448eb211c80319c" {
+		len(failed.Error) > 4<<10 || failed.TraceID != "0af7651916cd43dd8448eb211c80319c" {
 		t.Errorf("%+v", failed)
 	}
 	if got := c.About(in); got != (stage.About{DocumentID: page.DocumentID, RunID: page.RunID, Page: 7}) {
