@@ -15,13 +15,16 @@ import (
 	"leafcutter/schemas"
 )
 
+// disturbedPages is more than go by the plain topics, so that the bulk ones are disturbed too.
+const disturbedPages = schemas.FirstPages + 4
+
 // kill -9 of any process in the middle of a run: up brings it back, and the run ends with the rows and objects of one that
 // nobody disturbed.
 func TestKilledChildrenComeBack(t *testing.T) {
 	t.Parallel()
 	p := pipeline.Own(t)
 	ctx := bounded(t, 2*patience)
-	file := corpus.File{Name: "killed.pdf", Data: corpus.Report(24, 1)}
+	file := corpus.File{Name: "killed.pdf", Data: corpus.Report(disturbedPages, 1)}
 	undisturbed := submit(ctx, t, p, file, client.Options{})
 	await(ctx, t, p, undisturbed, schemas.Completed)
 	want := must(p.Found(ctx, undisturbed))(t)
@@ -32,15 +35,18 @@ func TestKilledChildrenComeBack(t *testing.T) {
 		id := submit(ctx, t, p, file, client.Options{Title: "killed " + name})
 		eventually(ctx, t, "the run has begun", func() (bool, error) {
 			d, err := p.Client.Get(ctx, id)
-			return err == nil && (d.PagesDone > 0 || d.State.Final()), err
+			return err == nil && d.PagesSelected > 0, err
 		})
 		pid := must(p.KillChild(name))(t)
-		killed := time.Now()
+		killed := time.Now().UTC()
 		ok(t, p.AwaitChild(ctx, name, pid))
 		back := time.Since(killed)
 		d := await(ctx, t, p, id, schemas.Completed)
-		if d.PagesDone != 24 || d.PagesFailed != 0 {
+		if d.PagesDone != disturbedPages || d.PagesFailed != 0 {
 			t.Errorf("%s killed: %d pages done, %d failed", name, d.PagesDone, d.PagesFailed)
+		}
+		if d.FinishedAt.Before(killed) {
+			t.Errorf("%s killed only after the run had ended", name)
 		}
 		if diff := cmp.Diff(want, must(p.Found(ctx, id))(t)); diff != "" {
 			t.Errorf("%s killed: other rows than undisturbed:\n%.4000s", name, diff)
@@ -48,7 +54,7 @@ func TestKilledChildrenComeBack(t *testing.T) {
 		fmt.Fprintf(&table, "%-14s %11.2fs %11.2fs\n", name, back.Seconds(), time.Since(started).Seconds())
 	}
 	sameEnds(ctx, t, p)
-	t.Logf("24 pages each:\n%s", table.String())
+	t.Logf("%d pages each:\n%s", disturbedPages, table.String())
 }
 
 // sameEnds holds the events of each document to one identity: an end may be said again, never another one.
@@ -66,7 +72,7 @@ func sameEnds(ctx context.Context, t *testing.T, p *pipeline.Pipeline) {
 // A pipeline that is stopped or killed in the middle of a run carries on where it was when it is started again.
 func TestSecondUpCarriesOn(t *testing.T) {
 	t.Parallel()
-	file := corpus.File{Name: "carried-on.pdf", Data: corpus.Report(24, 2)}
+	file := corpus.File{Name: "carried-on.pdf", Data: corpus.Report(disturbedPages, 2)}
 	for name, end := range map[string]func(*pipeline.Pipeline) error{"stopped": (*pipeline.Pipeline).Stop, "killed": (*pipeline.Pipeline).Kill} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,7 +84,7 @@ func TestSecondUpCarriesOn(t *testing.T) {
 			id := submit(ctx, t, p, file, client.Options{})
 			eventually(ctx, t, "the run has begun", func() (bool, error) {
 				d, err := p.Client.Get(ctx, id)
-				return err == nil && d.PagesDone > 0, err
+				return err == nil && d.PagesSelected > 0, err
 			})
 			stopping := time.Now()
 			ok(t, end(p))
@@ -87,7 +93,7 @@ func TestSecondUpCarriesOn(t *testing.T) {
 			p = pipeline.Again(t, p.Data)
 			started := time.Since(starting)
 			d := await(ctx, t, p, id, schemas.Completed)
-			if diff := cmp.Diff(want, must(p.Found(ctx, id))(t)); diff != "" || d.PagesDone != 24 {
+			if diff := cmp.Diff(want, must(p.Found(ctx, id))(t)); diff != "" || d.PagesDone != disturbedPages {
 				t.Errorf("%d pages, and other rows than undisturbed:\n%.4000s", d.PagesDone, diff)
 			}
 			if diff := cmp.Diff(want, must(p.Found(ctx, undisturbed))(t)); diff != "" {
