@@ -5,6 +5,8 @@ import (
 	"hash/fnv"
 	"html/template"
 	"math"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,7 +33,7 @@ func bytesOf(n int64) string {
 	if unit == 0 {
 		return fmt.Sprintf("%d bytes", n)
 	}
-	return fmt.Sprintf("%.1f %s", size, units[unit])
+	return strings.TrimSuffix(fmt.Sprintf("%.1f", size), ".0") + " " + units[unit]
 }
 
 // when is a time for people; the script says it in their own zone and words.
@@ -42,11 +44,19 @@ func words(s any) string {
 	return strings.NewReplacer("_", " ", "-", " ").Replace(fmt.Sprint(s))
 }
 
-// hue is one of twelve colours for a class, the same everywhere.
+// painted are the classes that have a colour of their own on annotated pages, in the order of the rules .hue0 to .hue9
+// of the style sheet. The annotator's palette is the original.
+var painted = []string{"title", "text", "figure", "figure_caption", "table", "table_caption", "header", "footer", "reference", "equation"}
+
+// hue is the style of a class: the colour that its boxes have on the annotated page, where other classes' names pick one.
 func hue(class string) string {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(class)) // a hash takes everything
-	return fmt.Sprintf("hue%d", h.Sum32()%12)
+	i := slices.Index(painted, class)
+	if i < 0 {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(class)) // a hash takes everything
+		i = int(h.Sum32() % uint32(len(painted)))
+	}
+	return "hue" + strconv.Itoa(i)
 }
 
 // took is how long a run lasted.

@@ -30,7 +30,7 @@ func (a *API) docsRoutes() error {
 		return fmt.Errorf("describe the API: %w", err)
 	}
 	var page bytes.Buffer
-	t, err := template.New("docs").Parse(docsPage)
+	t, err := template.New("docs").Funcs(template.FuncMap{"inline": inline}).Parse(docsPage)
 	if err == nil {
 		err = t.Execute(&page, a.describe())
 	}
@@ -46,6 +46,20 @@ func (a *API) docsRoutes() error {
 	a.engine.GET("/openapi.json", serve("application/openapi+json", document))
 	a.engine.GET("/docs", serve("text/html; charset=utf-8", page.Bytes()))
 	return nil
+}
+
+// inline is text in which `this` is code.
+func inline(text string) template.HTML {
+	parts := strings.Split(text, "`")
+	var b strings.Builder
+	for i, part := range parts {
+		part = template.HTMLEscapeString(part)
+		if i%2 == 1 && i < len(parts)-1 {
+			part = "<code>" + part + "</code>"
+		}
+		b.WriteString(part)
+	}
+	return template.HTML(b.String()) //nolint:gosec // every part was escaped
 }
 
 type docsData struct {
@@ -98,7 +112,7 @@ func (a *API) describe() docsData {
 		}
 	}
 	slices.SortFunc(data.Operations, func(a, b docsOperation) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(b.Method, a.Method))
+		return cmp.Or(cmp.Compare(b.Path[:3], a.Path[:3]), cmp.Compare(a.Path, b.Path), cmp.Compare(b.Method, a.Method)) // /v1 first
 	})
 	for name, s := range doc.Components.Schemas.Map() {
 		data.Schemas = append(data.Schemas, docsSchema{Name: name, Fields: fieldsOf(s)})

@@ -122,7 +122,7 @@ func (k *Desk) look(ctx context.Context, source string) (filetype.Type, int64, e
 	}
 	kind, ok := filetype.Detect(head[:n])
 	if !ok {
-		return "", 0, problem.New(problem.UnsupportedFile, "The object at %.300q is of another kind", source)
+		return "", 0, problem.New(problem.UnsupportedFile, "The object at %.300q begins with other bytes than a PDF, PNG, JPEG or TIFF", source)
 	}
 	return kind, info.Size, nil
 }

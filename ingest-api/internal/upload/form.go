@@ -144,7 +144,7 @@ func (s *Spool) readFile(form *Form, part *multipart.Part, contentLength, maxFil
 	}
 	kind, ok := filetype.Detect(buf[:n])
 	if !ok {
-		return problem.New(problem.UnsupportedFile, "The file %.80q is of another kind", part.FileName())
+		return problem.New(problem.UnsupportedFile, "The file %.80q begins with other bytes than a PDF, PNG, JPEG or TIFF", part.FileName())
 	}
 	form.Type, form.FileName = kind, cleanFileName(part.FileName())
 	var err error
