@@ -15,7 +15,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -32,8 +31,9 @@ import (
 type Server struct {
 	Addr string // host:port on 127.0.0.1, the same after Restart
 
-	t    testing.TB
-	args []string
+	t       testing.TB
+	program string
+	args    []string
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -92,7 +92,7 @@ func StartSQL(t testing.TB) *SQL {
 
 func start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, args: args, Addr: "127.0.0.1:0"}
+	s := &Server{t: t, program: build(t), args: args, Addr: "127.0.0.1:0"}
 	t.Cleanup(s.Stop)
 	s.Restart()
 	return s
@@ -106,9 +106,7 @@ func (s *Server) Restart() {
 	if s.cmd != nil {
 		s.t.Fatalf("%s server: already running", s.args[0])
 	}
-	program, release := build(s.t)
-	defer release()
-	cmd := exec.Command(program, append([]string{s.args[0], "-addr", s.Addr}, s.args[1:]...)...)
+	cmd := exec.Command(s.program, append([]string{s.args[0], "-addr", s.Addr}, s.args[1:]...)...)
 	s.said = &tail{}
 	cmd.Stderr = s.said
 	stdin, err := cmd.StdinPipe() // its end tells the server to stop, also when this process is killed
@@ -201,9 +199,16 @@ func root(t testing.TB) string {
 	return ""
 }
 
-// build makes the program, which costs half a second where it is up to date, and returns it with a lock held:
-// another test's build must not replace the file while this one starts it.
-func build(t testing.TB) (program string, release func()) {
+// built is whether this process has made sure that the program is up to date: that takes the go command half
+// a second, and much longer on a busy machine.
+var built struct {
+	sync.Mutex
+	done bool
+}
+
+// build makes the program and returns a name for it that is the test's own: another test's build may replace
+// the file while this one restarts it.
+func build(t testing.TB) string {
 	t.Helper()
 	top := root(t)
 	dir := filepath.Join(top, "build", "test")
@@ -214,20 +219,28 @@ func build(t testing.TB) (program string, release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release = func() { _ = lock.Close() }
+	defer func() { _ = lock.Close() }()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		release()
 		t.Fatal(err)
 	}
-	program = filepath.Join(dir, "localserver")
-	cmd := exec.Command("go", "build", "-o", program, "./localtest/server")
-	cmd.Dir = filepath.Join(top, "deploy", "local")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		release()
-		t.Fatalf("building the embedded servers: %v\n%s", err, out)
+	built.Lock()
+	defer built.Unlock()
+	program := filepath.Join(dir, "localserver")
+	if !built.done {
+		cmd := exec.Command("go", "build", "-trimpath", "-o", program, "./localtest/server")
+		cmd.Dir = filepath.Join(top, "deploy", "local")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("building the embedded servers: %v\n%s", err, out)
+		}
+		built.done = true
 	}
-	return program, release
+	own := filepath.Join(dir, "localserver-"+rand.Text())
+	if err := os.Link(program, own); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(own) })
+	return own
 }
 
 // FreeAddr is an address on 127.0.0.1 that nobody listens on, for a server that a test means to start itself.
@@ -262,5 +275,3 @@ func (t *tail) String() string {
 	defer t.mu.Unlock()
 	return string(bytes.TrimSpace(t.text))
 }
-
-var _ fmt.Stringer = (*tail)(nil)

@@ -228,7 +228,7 @@ func TestStopEndsWhatRuns(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("stopping took %v", took)
 	}
-	<-done
+	t.Log("the client sees:", <-done)
 }
 
 // TestSlowReadersLeaveRoomForTheWriter fills every slot of the readers.

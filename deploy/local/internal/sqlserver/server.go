@@ -170,7 +170,9 @@ func (s *Server) Run(ctx context.Context) error {
 		if err = srv.Shutdown(grace); errors.Is(err, context.DeadlineExceeded) {
 			err = srv.Close() // ends the requests' contexts, which kills their statements
 		}
-		<-served
+		if serveErr := <-served; !errors.Is(serveErr, http.ErrServerClosed) {
+			err = errors.Join(err, serveErr)
+		}
 	}
 	s.running.Wait()
 	return errors.Join(err, s.engine.Close())
