@@ -48,8 +48,8 @@ bench: deps build ## benchmarks of the hot paths
 	go test -run '^$$' -bench . -benchmem -timeout 60m work
 
 .PHONY: accuracy
-accuracy: deps build ## headings found in real PDFs, against their outlines
-	go test -tags accuracy -run Accuracy -count 1 -v -timeout 60m ./bench/...
+accuracy: deps build ## headings found in real PDFs, against their outlines and a peer
+	go run ./bench/accuracy
 
 .PHONY: lint
 lint: build/tools/golangci-lint ## golangci-lint and gofmt in every module, hadolint on Dockerfiles
