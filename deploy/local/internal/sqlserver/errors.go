@@ -22,6 +22,7 @@ const (
 	codeUnknownFormat        = 73
 	codeReadonly             = 164
 	codeRequiredPassword     = 194
+	codeNotEnoughSpace       = 243
 	codeSettingBounds        = 452
 	codeAccessDenied         = 497
 	codeAuthenticationFailed = 516

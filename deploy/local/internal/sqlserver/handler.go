@@ -125,7 +125,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, writes bool) err
 			return err
 		}
 	}
-	stop := s.killOnCancel(r.Context(), req.id)
+	stop := s.killOnCancel(r.Context(), req.token)
 	defer stop()
 	return s.run(w, r, conn, req, st)
 }
@@ -174,9 +174,9 @@ func escape(text string) string {
 	return strings.NewReplacer("\\", `\\`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x00", `\0`, "\b", `\b`, "\f", `\f`).Replace(text)
 }
 
-// killOnCancel ends the statement with the given id when ctx does, from a connection of its own. stop waits
+// killOnCancel ends the statement with the given token when ctx does, from a connection of its own. stop waits
 // for that to be over.
-func (s *Server) killOnCancel(ctx context.Context, id string) (stop func()) {
+func (s *Server) killOnCancel(ctx context.Context, token string) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -187,11 +187,11 @@ func (s *Server) killOnCancel(ctx context.Context, id string) (stop func()) {
 		}
 		conn, err := s.engine.Connect()
 		if err == nil {
-			err = conn.Exec("KILL QUERY WHERE Settings['log_comment'] = " + quoteString(id) + " ASYNC")
+			err = conn.Exec("KILL QUERY WHERE Settings['log_comment'] = " + quoteString(token) + " ASYNC")
 			err = errors.Join(err, conn.Close())
 		}
 		if err != nil {
-			s.cfg.Logger.WarnContext(ctx, "could not cancel a statement", slog.String("query_id", id), slog.String("error", err.Error()))
+			s.cfg.Logger.WarnContext(ctx, "could not cancel a statement", slog.String("error", err.Error()))
 		}
 	}()
 	return func() {

@@ -112,6 +112,7 @@ func TestReaderReads(t *testing.T) {
 		"SELECT sum(number) FROM numbers(10)":                                               "45\n",
 		"SELECT a FROM values('a UInt8', 7)":                                                "7\n",
 		"SELECT name FROM system.settings WHERE name = 'readonly' SETTINGS max_threads = 1": "readonly\n",
+		"SELECT getSetting('log_comment') = 'x' SETTINGS log_comment = 'x'":                 "0\n",
 		"SELECT getSetting('readonly')":                                                     "1\n",
 		"SELECT `file` FROM (SELECT 3 AS `file`)":                                           "3\n",
 		"SELECT getSetting('max_execution_time') SETTINGS max_execution_time = 100000":      "60\n",

@@ -2,6 +2,7 @@ package sqlserver
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -17,7 +19,8 @@ import (
 
 // request is an HTTP request understood: who asks, what, and how to answer.
 type request struct {
-	id       string // query_id
+	id       string // query_id, as the client may have chosen it
+	token    string // finds the statement in the engine's list; nobody can choose another's
 	query    url.Values
 	writes   bool // the user of the stages
 	readonly bool // GET: even that user only reads
@@ -40,6 +43,7 @@ func (s *Server) parse(w http.ResponseWriter, r *http.Request, writes bool) (*re
 		return ""
 	}
 	req := &request{
+		token:    rand.Text(),
 		query:    q,
 		writes:   writes,
 		settings: requestSettings(q),
@@ -134,6 +138,9 @@ func (s *Server) bodyError(err error) *exception {
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) || errors.Is(err, errTooLarge) {
 		return s.refuse(codeTooLarge, "REQUEST_TOO_LARGE", "The request's body is larger than %d bytes: send smaller batches", s.cfg.MaxBody)
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return s.refuse(codeNotEnoughSpace, "NOT_ENOUGH_SPACE", "Cannot keep the request's body: %v", err)
 	}
 	return s.refuse(codeInvalidCompression, "CANNOT_READ_BODY", "Cannot read the request's body: %v", err)
 }

@@ -27,7 +27,7 @@ type setting struct{ name, value string }
 // them names a file, a host or a right.
 var readerSettings = map[string]bool{
 	"date_time_output_format": true, "session_timezone": true, "join_use_nulls": true, "extremes": true, "final": true,
-	"limit": true, "offset": true, "max_block_size": true, "max_threads": true, "log_comment": true, "use_query_cache": true,
+	"limit": true, "offset": true, "max_block_size": true, "max_threads": true, "use_query_cache": true,
 	"result_overflow_mode": true, "timeout_overflow_mode": true, "read_overflow_mode": true, "totals_mode": true,
 	"group_by_use_nulls": true, "aggregate_functions_null_for_empty": true, "any_join_distinct_right_table_keys": true,
 	"prefer_column_name_to_alias": true, "join_algorithm": true, "optimize_read_in_order": true, "enable_analyzer": true,
@@ -59,7 +59,7 @@ func (s *Server) sessionStatements(r *request) ([]string, *exception) {
 		}
 		out = append(out, "SET ROLE reader")
 	}
-	out = append(out, set(append(settings, setting{"log_comment", r.id})))
+	out = append(out, set(append(settings, setting{"log_comment", r.token})))
 	if r.database != "" {
 		out = append(out, "USE "+quoteIdentifier(r.database))
 	}
@@ -100,8 +100,8 @@ func (s *Server) boundReader(wanted []setting) ([]setting, *exception) {
 			if v == 0 { // "no limit"
 				continue
 			}
-		case w.name == "readonly":
-			continue // stricter than anything that could be asked for
+		case w.name == "readonly", w.name == "log_comment":
+			continue // the server's own: stricter than what could be asked for, and how it finds the statement
 		case readerSettings[w.name]:
 		case strings.HasPrefix(w.name, "output_format_") && w.name != "output_format_schema":
 		default:
