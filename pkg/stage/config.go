@@ -51,8 +51,11 @@ type Config struct {
 	Name   string   // as in lc-stage, spans and metrics: planner, splitter, detector, annotator, recorder
 	Group  string   // consumer group, without the deployment's prefix
 	Topics []string // plain topics, without the deployment's prefix
-	// Bulk adds the bulk twin of every topic, at one slot in five.
-	Bulk    bool
+	// Bulk adds the bulk twin of every topic, at one part of work in five.
+	Bulk bool
+	// Cost is how many parts of work a record is. Nil for one each.
+	Cost func(in In) int
+
 	Limits  Limits
 	Handler Handler
 

@@ -14,6 +14,7 @@ type item struct {
 	part     *partition
 	in       In
 	bulk     bool
+	cost     int           // parts of work that it is
 	suspect  bool          // a process may have died of it: it is handled alone
 	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
 	attempts int           // failed tries that count
@@ -38,22 +39,25 @@ type lane struct {
 }
 
 // lanes queue what was fetched and hand it out four parts plain to one part bulk, neither lane idling while the other
-// is empty: a letter never waits for a book, and a book never starves.
+// is empty: a letter never waits for a book, and a book never starves. Parts are of work, not of records: were they
+// counted by the record, a book's ranges of sixteen pages would take two thirds of a splitter from letters of two.
 type lanes struct {
 	limits Limits
 
 	mu     sync.Mutex
 	plain  lane
 	bulk   lane
-	turn   int
+	credit int // parts of work that the plain lane may do before the bulk lane's turn
 	closed bool
 	wake   chan struct{} // closed and replaced whenever something was queued or the lanes were closed
 }
 
-// bulkTurn is the turn, of every five, at which the bulk lane comes first.
-const bulkTurn = 4
+// plainShare is how many parts of work the plain lane gets for one of the bulk lane's, while both have some.
+const plainShare = 4
 
-func newLanes(l Limits) *lanes { return &lanes{limits: l, wake: make(chan struct{})} }
+func newLanes(l Limits) *lanes {
+	return &lanes{limits: l, credit: plainShare, wake: make(chan struct{})}
+}
 
 func (l *lanes) of(bulk bool) *lane {
 	if bulk {
@@ -131,6 +135,7 @@ func (l *lanes) next(ctx context.Context) []*item {
 	var batch []*item
 	var deadline <-chan time.Time
 	var from *lane
+	var contested bool
 	for {
 		l.mu.Lock()
 		if l.closed {
@@ -139,10 +144,13 @@ func (l *lanes) next(ctx context.Context) []*item {
 			return nil
 		}
 		if from == nil {
-			from = l.choose()
+			from, contested = l.choose()
 		}
 		if from != nil {
 			n := min(l.limits.BatchSize-len(batch), len(from.queue))
+			if contested {
+				l.charge(from, from.queue[:n])
+			}
 			batch = append(batch, from.queue[:n]...)
 			clear(from.queue[:n])
 			from.queue = from.queue[n:]
@@ -171,21 +179,30 @@ func (l *lanes) next(ctx context.Context) []*item {
 	}
 }
 
-// choose picks the lane whose turn it is, or the other where that one is empty. The turn passes only when both wait:
-// a lane that was alone has had nothing taken from it.
-func (l *lanes) choose() *lane {
+// choose picks the lane whose turn it is, or the other where that one is empty. It is contested only when both wait: a
+// lane that was alone has taken nothing from the other.
+func (l *lanes) choose() (from *lane, contested bool) {
 	switch {
 	case len(l.plain.queue) == 0 && len(l.bulk.queue) == 0:
-		return nil
+		return nil, false
 	case len(l.bulk.queue) == 0:
-		return &l.plain
+		return &l.plain, false
 	case len(l.plain.queue) == 0:
-		return &l.bulk
+		return &l.bulk, false
+	case l.credit > 0:
+		return &l.plain, true
+	default:
+		return &l.bulk, true
 	}
-	turn := l.turn
-	l.turn = (l.turn + 1) % (bulkTurn + 1)
-	if turn == bulkTurn {
-		return &l.bulk
+}
+
+// charge keeps account of what a lane was given while the other one waited.
+func (l *lanes) charge(to *lane, items []*item) {
+	for _, i := range items {
+		if to == &l.bulk {
+			l.credit += plainShare * max(1, i.cost)
+		} else {
+			l.credit -= max(1, i.cost)
+		}
 	}
-	return &l.plain
 }

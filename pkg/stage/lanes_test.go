@@ -29,6 +29,24 @@ func TestPlainGetsFourSlotsInFive(t *testing.T) {
 	}
 }
 
+func TestTheSharesAreOfWorkNotOfRecords(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	for range 400 {
+		letter, book := queued(false), queued(true)
+		letter.cost, book.cost = 2, 16
+		l.admit(letter)
+		l.admit(book)
+	}
+	pages := map[bool]int{}
+	for range 330 {
+		i := l.next(t.Context())[0]
+		pages[i.bulk] += i.cost
+	}
+	if plain, bulk := pages[false], pages[true]; plain != 4*bulk {
+		t.Errorf("%d pages of letters and %d of books, want four to one", plain, bulk)
+	}
+}
+
 func TestNeitherLaneIdles(t *testing.T) {
 	for _, bulk := range []bool{false, true} {
 		l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})

@@ -257,8 +257,11 @@ func (r *Runner) admit(ctx context.Context, fetched kgo.FetchTopicPartition) {
 	var items []*item
 	for _, rec := range fetched.Records {
 		suspect := p.take(rec.Offset, rec.LeaderEpoch)
-		in := r.in(rec)
-		items = append(items, &item{record: rec, part: p, in: in, bulk: isBulk(in.Topic), suspect: suspect})
+		in, cost := r.in(rec), 1
+		if r.cfg.Cost != nil {
+			cost = r.cfg.Cost(in)
+		}
+		items = append(items, &item{record: rec, part: p, in: in, bulk: isBulk(in.Topic), cost: cost, suspect: suspect})
 	}
 	r.open(ctx, p)
 	for _, i := range items {

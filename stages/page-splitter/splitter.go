@@ -55,11 +55,22 @@ func (s *Splitter) Stage() stage.Config {
 		Group:     SplitterName,
 		Topics:    []string{schemas.TopicPageRanges},
 		Bulk:      true,
+		Cost:      pagesOf,
 		Handler:   stage.Each(s.Handle),
 		Condemned: condemnedRange,
 		About:     stage.AboutPage,
 		Probes:    map[string]func(context.Context) error{sourcecache.Dependency: s.sources.Probe},
 	}
+}
+
+// pagesOf is how much work a range is: a book's are of sixteen pages, a letter's of
+// one or two.
+func pagesOf(in stage.In) int {
+	r, err := schemas.Unmarshal[schemas.PageRange](in.Value)
+	if err != nil {
+		return 1 // it is given up at once
+	}
+	return len(r.Pages)
 }
 
 // Handle does one range. Each page becomes a PageRendered, or a PageFailed and a
