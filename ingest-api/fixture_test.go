@@ -120,7 +120,7 @@ func (w *world) until(what string, ok func() bool) {
 }
 
 // get asks for path and returns the answer with its body read.
-func (w *world) get(path string, headers ...string) (*http.Response, []byte) {
+func (w *world) get(path string, headers ...string) (reply, []byte) {
 	w.Helper()
 	r, err := http.NewRequest(http.MethodGet, w.base+path, nil)
 	if err != nil {
@@ -140,7 +140,13 @@ func (w *world) get(path string, headers ...string) (*http.Response, []byte) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	return response, body
+	return reply{StatusCode: response.StatusCode, Header: response.Header}, body
+}
+
+// reply is the head of an answer.
+type reply struct {
+	StatusCode int
+	Header     http.Header
 }
 
 func (w *world) status(path string) int {

@@ -144,7 +144,9 @@ func serve(ctx context.Context, api *httpapi.API, cfg Config, p *program.Program
 		p.Logger.Warn("requests were cut off", slog.Duration("grace", cfg.Grace))
 		err = server.Close()
 	}
-	<-ended
+	if ended := <-ended; !errors.Is(ended, http.ErrServerClosed) {
+		err = errors.Join(err, ended)
+	}
 	if err != nil {
 		return fmt.Errorf("stop serving: %w", err)
 	}

@@ -134,8 +134,8 @@ func TestSubmit(t *testing.T) {
 	if page, err := w.api.Page(t.Context(), accepted.DocumentID, "", 1); client.Code(err) != "page-not-ready" {
 		t.Errorf("a page of it: %+v, %v", page, err)
 	}
-	for range w.api.Detections(t.Context(), accepted.DocumentID, client.Boxes{}) {
-		t.Error("a box of it")
+	for box, err := range w.api.Detections(t.Context(), accepted.DocumentID, client.Boxes{}) {
+		t.Errorf("a box of it: %+v, %v", box, err)
 	}
 	body, err := w.api.Download(t.Context(), accepted.Links.Source)
 	if err != nil {

@@ -210,7 +210,10 @@ func TestLists(t *testing.T) {
 		t.Errorf("%s in %d questions", got, asked())
 	}
 	c, asked = server(t, part("more", "1", "2"))
-	for range c.List(t.Context(), filter) {
+	for _, err := range c.List(t.Context(), filter) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if asked() != 1 {

@@ -89,7 +89,7 @@ func (c *Catalogue) Document(ctx context.Context, documentID string) (*api.Docum
 func (c *Catalogue) marker(ctx context.Context, documentID string, must bool) (*submission.Submission, error) {
 	marker, err := c.Markers.Find(ctx, documentID)
 	if err != nil && !must {
-		return nil, nil //nolint:nilerr // the rows are there: a title is not worth an error
+		return nil, nil // the rows are there: a title is not worth an error
 	}
 	if err == nil && marker == nil && must {
 		err = problem.New(problem.DocumentNotFound, "There is no document %s", documentID)

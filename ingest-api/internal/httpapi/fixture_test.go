@@ -167,7 +167,7 @@ func serve(t *testing.T, change func(*httpapi.Config, *httpapi.Parts)) *served {
 }
 
 // do sends a request and returns its answer with the body read. headers are name, value, name, value …
-func (s *served) do(method, path, body string, headers ...string) (*http.Response, string) {
+func (s *served) do(method, path, body string, headers ...string) (reply, string) {
 	s.Helper()
 	r, err := http.NewRequest(method, s.URL+path, strings.NewReader(body))
 	if err != nil {
@@ -190,11 +190,17 @@ func (s *served) do(method, path, body string, headers ...string) (*http.Respons
 	if err != nil {
 		s.Fatal(err)
 	}
-	return response, string(answer)
+	return reply{StatusCode: response.StatusCode, Header: response.Header}, string(answer)
+}
+
+// reply is the head of an answer.
+type reply struct {
+	StatusCode int
+	Header     http.Header
 }
 
 // code is the code of the problem that an answer is; it checks the problem's form on the way. "" for no problem.
-func (s *served) code(response *http.Response, body string) string {
+func (s *served) code(response reply, body string) string {
 	s.Helper()
 	if response.StatusCode < 400 {
 		return ""

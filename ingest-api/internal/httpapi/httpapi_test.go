@@ -214,7 +214,7 @@ func TestRefusalIsReadByAClientThatSendsFirst(t *testing.T) {
 		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
-		} else if response.StatusCode != http.StatusRequestEntityTooLarge {
+		} else if _ = response.Body.Close(); response.StatusCode != http.StatusRequestEntityTooLarge {
 			t.Errorf("%s: %s", name, response.Status)
 		}
 		if err := conn.Close(); err != nil {
@@ -236,8 +236,11 @@ func TestRefusalBeforeTheBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || response.StatusCode != http.StatusRequestEntityTooLarge {
-		t.Fatalf("%v %v", response, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = response.Body.Close(); response.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Error(response.Status)
 	}
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("it took %s: the server waited for a body that never comes", took)
@@ -256,8 +259,11 @@ func TestSlowUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || response.StatusCode != http.StatusRequestTimeout {
-		t.Fatalf("%v %v", response, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = response.Body.Close(); response.StatusCode != http.StatusRequestTimeout {
+		t.Error(response.Status)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"leafcutter/schemas"
 	"leafcutter/schemas/api"
 	"leafcutter/schemas/pages"
 )
@@ -225,4 +224,4 @@ func (r *Run) QueuedPage(n int) api.Page {
 }
 
 // Final reports whether no page of the run will come any more.
-func (r *Run) Final() bool { return schemas.State(r.State).Final() }
+func (r *Run) Final() bool { return r.State.Final() }

@@ -136,7 +136,7 @@ func (s *Spool) readFile(form *Form, part *multipart.Part, contentLength, maxFil
 	buf, done := s.buffer()
 	defer done()
 	n, end := fill(part, buf, filetype.HeadSize)
-	if end != nil && end != io.EOF {
+	if end != nil && !errors.Is(end, io.EOF) {
 		return bodyFault(end)
 	}
 	if n == 0 {
@@ -158,11 +158,10 @@ func (s *Spool) readFile(form *Form, part *multipart.Part, contentLength, maxFil
 		if _, err := form.File.Write(buf[:n]); err != nil {
 			return err
 		}
-		switch end {
-		case nil:
-		case io.EOF:
+		if errors.Is(end, io.EOF) {
 			return nil
-		default:
+		}
+		if end != nil {
 			return bodyFault(end)
 		}
 		// A part gives what it has at hand, often less than 4 KiB; whole buffers make fewer calls.
