@@ -183,14 +183,14 @@ func buildStage(t testing.TB, b binary.Binary, dir string) string {
 	return filepath.Join(out, b.Name)
 }
 
-// images are the executables of the images, each built once.
+// images are the executables of the images, each built once: that takes a minute, so the tests of the package share them.
 type images struct {
 	mu          sync.Mutex
 	dir         string
 	executables map[string]string
 }
 
-var built images //nolint:gochecknoglobals // the tests of a package share what takes a minute to build
+var built images
 
 func (i *images) executable(t testing.TB, b binary.Binary) string {
 	t.Helper()

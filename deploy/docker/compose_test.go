@@ -153,7 +153,7 @@ func TestVariablesAreRead(t *testing.T) {
 }
 
 // openTelemetry are the variables of its specification that mean something to a program which exports spans.
-var openTelemetry = regexp.MustCompile(`^OTEL_(TRACES_EXPORTER|METRICS_EXPORTER|LOGS_EXPORTER|EXPORTER_OTLP_(TRACES_|METRICS_|LOGS_)?(ENDPOINT|PROTOCOL|HEADERS|TIMEOUT)|TRACES_SAMPLER(_ARG)?|RESOURCE_ATTRIBUTES|SERVICE_NAME|SDK_DISABLED)$`) //nolint:gochecknoglobals // a constant
+var openTelemetry = regexp.MustCompile(`^OTEL_(TRACES_EXPORTER|METRICS_EXPORTER|LOGS_EXPORTER|EXPORTER_OTLP_(TRACES_|METRICS_|LOGS_)?(ENDPOINT|PROTOCOL|HEADERS|TIMEOUT)|TRACES_SAMPLER(_ARG)?|RESOURCE_ATTRIBUTES|SERVICE_NAME|SDK_DISABLED)$`)
 
 // TestServersAreNamedOnce: what our programs are told is where the servers are and what lets them in.
 func TestServersAreNamedOnce(t *testing.T) {

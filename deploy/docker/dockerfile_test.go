@@ -205,4 +205,4 @@ func TestBaseImagesArePinned(t *testing.T) {
 }
 
 // pinned is an image with a tag that begins with a version.
-var pinned = regexp.MustCompile(`^[a-z0-9./-]+:v?[0-9]+\.[0-9]+[A-Za-z0-9._-]*$`) //nolint:gochecknoglobals // a constant
+var pinned = regexp.MustCompile(`^[a-z0-9./-]+:v?[0-9]+\.[0-9]+[A-Za-z0-9._-]*$`)

@@ -2,6 +2,7 @@ package docker_test
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"regexp"
 	"slices"
@@ -56,7 +57,7 @@ func TestClickHouseUsers(t *testing.T) {
 	// The other file is at least XML.
 	decoder := xml.NewDecoder(strings.NewReader(readFile(t, "deploy/docker/clickhouse/config.d/leafcutter.xml")))
 	for {
-		if _, err := decoder.Token(); err == io.EOF {
+		if _, err := decoder.Token(); errors.Is(err, io.EOF) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
