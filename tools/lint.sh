@@ -11,7 +11,7 @@ for module in "$@"; do
 	case $module in */page-splitter | */detector) cgo=1 ;; *) cgo=0 ;; esac
 	[ -n "$(find "$module" -name '*.go' -print -quit)" ] || continue
 	echo "lint: ${module#"$root"/}"
-	(cd "$module" && CGO_ENABLED=$cgo GOFLAGS="${GOFLAGS:-} -trimpath" "$root/build/tools/golangci-lint" run) || failed=1
+	(cd "$module" && CGO_ENABLED=$cgo GOFLAGS="${GOFLAGS:-} -trimpath" "$root/build/tools/golangci-lint" run --allow-serial-runners) || failed=1
 done
 
 dockerfiles=$(find . -name '*Dockerfile*' -not -path './build/*' -not -path '*/node_modules/*')
