@@ -8,7 +8,7 @@ root=$(pwd)
 failed=
 for module in "$@"; do
 	# Modules without cgo are linted without it, and all with -trimpath: so the compiler's work is that of `make build`.
-	case $module in */page-splitter | */detector) cgo=1 ;; *) cgo=0 ;; esac
+	case $module in */page-splitter | */detector | */bench) cgo=1 ;; *) cgo=0 ;; esac
 	[ -n "$(find "$module" -name '*.go' -print -quit)" ] || continue
 	echo "lint: ${module#"$root"/}"
 	(cd "$module" && CGO_ENABLED=$cgo GOFLAGS="${GOFLAGS:-} -trimpath" "$root/build/tools/golangci-lint" run --allow-serial-runners) || failed=1
