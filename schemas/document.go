@@ -1,6 +1,8 @@
 package schemas
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,11 @@ const (
 	MaxDPI         = 600     // dots per inch
 	MaxPadding     = 200     // pixels
 	MaxModels      = 8       // runs of one submission
+	MaxThresholds  = 256     // classes with a threshold of their own
+	MaxClassName   = 64      // characters
+	MaxURL         = 2048    // characters of source and webhook_url, each
+	MaxContentType = 128     // characters
+	MaxFileName    = 255     // characters
 	MaxRawDocument = 8 << 20 // bytes of a document sent as the record itself
 	FirstPages     = 16      // pages of a run that go by the plain topic, and pages of a range at most
 	AllClasses     = "*"     // the key in thresholds that stands for every class not named
@@ -30,19 +37,19 @@ const (
 type DocumentSubmitted struct {
 	DocumentID  string             `json:"document_id,omitempty" jsonschema:"UUID that names the document; derived from the record's position where it is absent"`
 	Title       string             `json:"title,omitempty" jsonschema:"up to 200 characters; the file name where it is absent"`
-	FileName    string             `json:"file_name,omitempty" jsonschema:"name under which the client knew the file; shown, never used as a path"`
-	Source      string             `json:"source" jsonschema:"s3://bucket/key of the PDF or image, in a bucket that the deployment allows"`
-	ContentType string             `json:"content_type,omitempty" jsonschema:"media type as submitted; the magic bytes decide"`
-	SHA256      string             `json:"sha256,omitempty" jsonschema:"hexadecimal digest of the source"`
+	FileName    string             `json:"file_name,omitempty" jsonschema:"name under which the client knew the file; shown, never used as a path; up to 255 characters"`
+	Source      string             `json:"source" jsonschema:"s3://bucket/key of the PDF or image, in a bucket that the deployment allows; up to 2,048 characters"`
+	ContentType string             `json:"content_type,omitempty" jsonschema:"media type as submitted; the magic bytes decide; up to 128 characters"`
+	SHA256      string             `json:"sha256,omitempty" jsonschema:"digest of the source, 64 hexadecimal digits; where it is given and the source has another, nothing is run"`
 	Bytes       int64              `json:"bytes,omitempty" jsonschema:"size of the source"`
-	SubmittedAt time.Time          `json:"submitted_at,omitzero" jsonschema:"the record's timestamp where it is absent"`
+	SubmittedAt time.Time          `json:"submitted_at,omitzero" jsonschema:"the record's timestamp where it is absent or outside the years 1971 to 2249"`
 	Model       string             `json:"model,omitempty" jsonschema:"the model to run; the deployment's default where neither model nor models is given"`
 	Models      []string           `json:"models,omitempty" jsonschema:"several models: a run each"`
 	DPI         int                `json:"dpi,omitempty" jsonschema:"resolution of the page images, 36 to 600; 108 where it is absent"`
 	Pages       string             `json:"pages,omitempty" jsonschema:"pages to run, from 1: 1-3,7,10- ; all where it is absent"`
-	Thresholds  map[string]float64 `json:"thresholds,omitempty" jsonschema:"score from which boxes of a class are cropped, 0 to 1; * stands for every class"`
+	Thresholds  map[string]float64 `json:"thresholds,omitempty" jsonschema:"score from which boxes of a class are cropped, 0 to 1; * stands for every class; up to 256 names of up to 64 characters"`
 	CropPadding *int               `json:"crop_padding,omitempty" jsonschema:"pixels added on each side of a crop, 0 to 200; 4 where it is absent"`
-	WebhookURL  string             `json:"webhook_url,omitempty" jsonschema:"URL told when a run ends"`
+	WebhookURL  string             `json:"webhook_url,omitempty" jsonschema:"http or https URL told when a run ends; up to 2,048 characters"`
 }
 
 // Schema names the type and version of the record.
@@ -65,20 +72,35 @@ func (d DocumentSubmitted) ModelNames() []string {
 }
 
 // Validate reports every fault of a submission at once, nil where there is none. It looks at form only: whether the
-// source exists and the model is known is for the planner.
+// source exists and the model is known is for the planner. Nothing is left unbounded: what a submission says is copied
+// into every record of its runs.
 func (d DocumentSubmitted) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if d.DocumentID != "" && !IsUUID(d.DocumentID) {
 		fault("document_id: not a lower-case UUID")
 	}
-	if d.Source == "" {
+	switch u, err := url.Parse(d.Source); {
+	case d.Source == "":
 		fault("source: missing; give s3://bucket/key")
-	} else if u, err := url.Parse(d.Source); err != nil || u.Scheme != "s3" || u.Host == "" || strings.Trim(u.Path, "/") == "" {
+	case tooLong(d.Source, MaxURL):
+		fault("source: more than %d characters", MaxURL)
+	case err != nil || u.Scheme != "s3" || u.Host == "" || strings.Trim(u.Path, "/") == "":
 		fault("source: %.200q is not s3://bucket/key", d.Source)
 	}
+	if tooLong(d.FileName, MaxFileName) {
+		fault("file_name: more than %d characters", MaxFileName)
+	}
+	if tooLong(d.ContentType, MaxContentType) {
+		fault("content_type: more than %d characters", MaxContentType)
+	}
+	if d.SHA256 != "" && !IsDigest(d.SHA256) {
+		fault("sha256: not 64 hexadecimal digits")
+	}
 	faults = append(faults, ValidateOptions(d.Title, d.ModelNames(), d.DPI, d.Pages, d.Thresholds, d.CropPadding)...)
-	if d.WebhookURL != "" {
+	if tooLong(d.WebhookURL, MaxURL) {
+		fault("webhook_url: more than %d characters", MaxURL)
+	} else if d.WebhookURL != "" {
 		if u, err := url.Parse(d.WebhookURL); err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
 			fault("webhook_url: not an http or https URL")
 		}
@@ -100,6 +122,7 @@ func ValidateOptions(title string, models []string, dpi int, selection string, t
 	}
 	if len(models) > MaxModels {
 		fault("models: %d, at most %d", len(models), MaxModels)
+		models = nil // the faults are bounded too
 	}
 	for _, m := range models {
 		if !IsModelName(m) {
@@ -112,8 +135,14 @@ func ValidateOptions(title string, models []string, dpi int, selection string, t
 	if _, err := pages.Parse(selection); err != nil {
 		faults = append(faults, fmt.Errorf("pages: %w", err))
 	}
+	if len(thresholds) > MaxThresholds {
+		fault("thresholds: %d classes, at most %d", len(thresholds), MaxThresholds)
+		thresholds = nil
+	}
 	for class, t := range thresholds {
-		if !(t >= 0 && t <= 1) { // also refuses NaN
+		if class == "" || tooLong(class, MaxClassName) {
+			fault("thresholds: %.80q is not the name of a class (1 to %d characters)", class, MaxClassName)
+		} else if !(t >= 0 && t <= 1) { // also refuses NaN
 			fault("thresholds: %.80q is outside 0 to 1", class)
 		}
 	}
@@ -121,6 +150,14 @@ func ValidateOptions(title string, models []string, dpi int, selection string, t
 		fault("crop_padding: %d is outside 0 to %d", *padding, MaxPadding)
 	}
 	return faults
+}
+
+func tooLong(s string, characters int) bool { return utf8.RuneCountInString(s) > characters }
+
+// IsDigest reports whether s is a SHA-256 digest: 64 hexadecimal digits of either case.
+func IsDigest(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 2*sha256.Size
 }
 
 // IsModelName reports whether s may name a model: it becomes part of a topic's and a consumer group's name.

@@ -41,6 +41,9 @@ func (o RunOptions) Canonical() string {
 // SourceKey is the object that holds the document as it was submitted.
 func SourceKey(documentID string) string { return "documents/" + documentID + "/source" }
 
+// RecordKey is the object that holds the record that submitted the document, where it is too large for a dead letter.
+func RecordKey(documentID string) string { return "documents/" + documentID + "/record" }
+
 // DocumentPrefix is the prefix of every object of a document.
 func DocumentPrefix(documentID string) string { return "documents/" + documentID + "/" }
 

@@ -1,6 +1,7 @@
 package schemas_test
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ func TestIdentitiesNeverChange(t *testing.T) {
 		{"event", schemas.RunEnded{RunID: run.RunID, State: schemas.Completed, PagesDone: 3}.EventID(), "63734b16-d6a6-505c-9cd7-513433e5f822"},
 		{"lc-id", schemas.LCID(schemas.PageRendered{RenderedPage: page}), "6d644625-d2ee-5b57-ab79-383a190210d9"},
 		{"source", schemas.SourceKey(doc), "documents/" + doc + "/source"},
+		{"large record", schemas.RecordKey(doc), "documents/" + doc + "/record"},
 		{"page image", page.ImageKey, "documents/" + doc + "/pages/108-mupdf1/00018.png"},
 		{"crop", schemas.CropKey("d", "r", 7, "k", [4]int{1, 2, 3, 4}, 4), "documents/d/runs/r/crops/00007-ff419033527a.png"},
 	} {
@@ -80,6 +82,61 @@ func TestValidateReportsEveryFault(t *testing.T) {
 	}
 	if err := (schemas.DocumentSubmitted{Source: "s3://b/k"}).Validate(); err != nil {
 		t.Errorf("the smallest submission: %v", err)
+	}
+}
+
+// TestSubmissionsAreBounded: each field at its bound is taken and one beyond it refused, in a few words.
+func TestSubmissionsAreBounded(t *testing.T) {
+	classes := func(n, length int) map[string]float64 {
+		all := map[string]float64{}
+		for i := range n {
+			all[fmt.Sprintf("%0*d", length, i)] = 0.5
+		}
+		return all
+	}
+	models := func(n int) (all []string) {
+		for i := range n {
+			all = append(all, fmt.Sprintf("model-%d", i))
+		}
+		return all
+	}
+	for _, tc := range []struct {
+		field string
+		set   func(d *schemas.DocumentSubmitted, beyond int)
+	}{
+		{"title", func(d *schemas.DocumentSubmitted, beyond int) {
+			d.Title = strings.Repeat("é", schemas.MaxTitle+beyond)
+		}},
+		{"file_name", func(d *schemas.DocumentSubmitted, beyond int) { d.FileName = strings.Repeat("é", 255+beyond) }},
+		{"source", func(d *schemas.DocumentSubmitted, beyond int) {
+			d.Source = "s3://b/" + strings.Repeat("é", 2041+beyond)
+		}},
+		{"content_type", func(d *schemas.DocumentSubmitted, beyond int) { d.ContentType = strings.Repeat("x", 128+beyond) }},
+		{"sha256", func(d *schemas.DocumentSubmitted, beyond int) { d.SHA256 = strings.Repeat("aB", 32+beyond) }},
+		{"webhook_url", func(d *schemas.DocumentSubmitted, beyond int) {
+			d.WebhookURL = "https://h/" + strings.Repeat("x", 2038+beyond)
+		}},
+		{"models", func(d *schemas.DocumentSubmitted, beyond int) { d.Models = models(8 + 100_000*beyond) }},
+		{"thresholds", func(d *schemas.DocumentSubmitted, beyond int) { d.Thresholds = classes(256+100_000*beyond, 64) }},
+		{"thresholds", func(d *schemas.DocumentSubmitted, beyond int) { d.Thresholds = classes(1, 64+beyond) }},
+		{"thresholds", func(d *schemas.DocumentSubmitted, beyond int) {
+			d.Thresholds = map[string]float64{strings.Repeat("x", 1-beyond): 0.5}
+		}},
+	} {
+		d := schemas.DocumentSubmitted{Source: "s3://b/k"}
+		tc.set(&d, 0)
+		if err := d.Validate(); err != nil {
+			t.Errorf("%s at its bound: %v", tc.field, err)
+		}
+		tc.set(&d, 1)
+		if err := d.Validate(); err == nil || !strings.HasPrefix(err.Error(), tc.field+": ") || len(err.Error()) > 300 {
+			t.Errorf("%s beyond its bound: %.500v", tc.field, err)
+		}
+	}
+	for _, digest := range []string{"x", strings.Repeat("g", 64), strings.Repeat("a", 63)} {
+		if (schemas.DocumentSubmitted{Source: "s3://b/k", SHA256: digest}).Validate() == nil {
+			t.Errorf("the digest %q is accepted", digest)
+		}
 	}
 }
 
