@@ -14,6 +14,7 @@ type Run struct {
 	RunID         string     `json:"run_id"`
 	SubmittedAt   time.Time  `json:"submitted_at"`
 	Source        string     `json:"source" jsonschema:"s3://bucket/key of the document"`
+	SHA256        string     `json:"sha256,omitempty" jsonschema:"hexadecimal digest of the document as it was planned: pages of any other content are none of this run"`
 	ContentType   string     `json:"content_type" jsonschema:"media type told by the magic bytes"`
 	PagesSelected int        `json:"pages_selected"`
 	Options       RunOptions `json:"options"`
