@@ -106,7 +106,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, conn *chdb.Conn,
 	flush := http.NewResponseController(w).Flush
 	for err == nil {
 		if _, werr := out.Write(piece); werr != nil {
-			return nil // the client left; closing the stream ends the statement
+			return errAborted // the client left; closing the stream ends the statement
 		}
 		piece, _, err = stream.Next()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -257,4 +258,41 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 	}
 	want(t, addr, "SELECT 1", "1\n")
+}
+
+// TestSessionsKeepNothing sends requests that share idle sessions and must not see each other's state.
+func TestSessionsKeepNothing(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	must(t, addr, "CREATE TABLE leafcutter.t (n UInt8) ENGINE = MergeTree ORDER BY n")
+	seen := func(a ask) string {
+		a.body = "SELECT getSetting('max_block_size'), getSetting('readonly'), currentDatabase(), (SELECT count() FROM system.tables WHERE is_temporary)"
+		return a.send(t, addr).body
+	}
+	writer := ask{user: "leafcutter", pass: password}
+	for name, a := range map[string]ask{"writer": writer, "reader": {}} {
+		before := seen(a)
+		for _, other := range []ask{
+			write("SET max_block_size = 7"), write("USE system"), write("SET readonly = 1"), write("SET ROLE reader"), write("CREATE TEMPORARY TABLE x (n UInt8)"),
+			write("SELECT 1 SETTINGS max_block_size = 7"), write("INSERT INTO leafcutter.t SETTINGS max_block_size = 7 VALUES (1)"), write("SELECT throwIf(1) SETTINGS max_block_size = 7"),
+			read("SELECT 1 SETTINGS max_block_size = 7"), read("USE system"),
+			{user: "leafcutter", pass: password, query: url.Values{"max_block_size": {"7"}, "database": {"system"}}, body: "SELECT 1"},
+			{query: url.Values{"max_block_size": {"7"}, "database": {"system"}}, body: "SELECT 1"},
+			{method: "GET", user: "leafcutter", pass: password, query: url.Values{"query": {"SELECT 1"}}},
+		} {
+			other.send(t, addr)
+			if after := seen(a); after != before {
+				t.Fatalf("%s: after %q (%v) the session is %q, before %q", name, other.body, other.query, after, before)
+			}
+		}
+		a.query = url.Values{"max_block_size": {"7"}, "database": {"leafcutter"}}
+		if got, want := seen(a), "7\t"+strings.Split(before, "\t")[1]+"\tleafcutter\t0\n"; got != want {
+			t.Errorf("%s: with settings the session is %q, want %q", name, got, want)
+		}
+	}
+	for n := range 40 { // more setups than are kept
+		a := ask{query: url.Values{"max_block_size": {fmt.Sprint(100 + n)}}, body: "SELECT getSetting('max_block_size')"}
+		if got := a.send(t, addr).body; got != fmt.Sprintf("%d\n", 100+n) {
+			t.Errorf("setting %d reads as %q", 100+n, got)
+		}
+	}
 }

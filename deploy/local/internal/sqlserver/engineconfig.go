@@ -18,6 +18,9 @@ const engineConfig = `<clickhouse>
     <query_condition_cache_size>4194304</query_condition_cache_size>
     <compiled_expression_cache_size>8388608</compiled_expression_cache_size>
     <mmap_cache_size>64</mmap_cache_size>
+    <max_thread_pool_free_size>16</max_thread_pool_free_size>
+    <max_io_thread_pool_size>16</max_io_thread_pool_size>
+    <max_io_thread_pool_free_size>0</max_io_thread_pool_free_size>
     <background_pool_size>2</background_pool_size>
     <background_merges_mutations_concurrency_ratio>2</background_merges_mutations_concurrency_ratio>
     <background_move_pool_size>1</background_move_pool_size>
@@ -37,7 +40,7 @@ const engineConfig = `<clickhouse>
 // usersConfig splits the rights of the one user that libchdb logs in into two roles. A session of a reader
 // keeps only the second one, and no statement that a reader may send can take the first one back.
 const usersConfig = `<clickhouse>
-    <profiles><default/></profiles>
+    <profiles><default><max_threads>4</max_threads></default></profiles>
     <roles>
         <writer><grants><query>GRANT ALL ON *.*</query></grants></writer>
         <reader><grants><query>GRANT SHOW, SELECT, dictGet ON *.*</query></grants></reader>

@@ -79,7 +79,8 @@ func writeText(w http.ResponseWriter, text string) {
 	_, _ = io.WriteString(w, text)
 }
 
-// errAborted says that the answer had begun when the statement failed: only cutting it off is left.
+// errAborted says that the answer had begun when the statement failed, or that nobody is there to read it:
+// only cutting it off is left.
 var errAborted = errors.New("answer aborted")
 
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
@@ -107,39 +108,39 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, writes bool) err
 	if version, ok := handshakeVersion(req); ok {
 		return s.handshake(w, r, req, version)
 	}
-	conn, err := s.engine.Connect()
+	st, err := s.admit(req)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	st, err := s.admit(conn, req)
-	if err != nil {
-		return err
-	}
-	setup, refusal := s.sessionStatements(req)
+	u, refusal := s.sessionSetup(req)
 	if refusal != nil {
 		return refusal
 	}
-	for _, sql := range setup {
-		if _, _, err := conn.Query([]byte(sql), "Null"); err != nil {
-			return err
-		}
+	session, err := s.sessions.get(u)
+	if err != nil {
+		return err
 	}
-	stop := s.killOnCancel(r.Context(), req.token)
-	defer stop()
-	return s.run(w, r, conn, req, st)
+	// The kill is over before the session is anybody else's.
+	stop := s.killOnCancel(r.Context(), session.token)
+	err = s.run(w, r, session.conn, req, st)
+	stop()
+	keep := err == nil && r.Context().Err() == nil && st.keepsSession() && !req.query.Has("insert_deduplication_token")
+	if putErr := s.sessions.put(session, keep); putErr != nil {
+		s.cfg.Logger.WarnContext(r.Context(), "could not close a session", slog.String("error", putErr.Error()))
+	}
+	return err
 }
 
 // admit decides whether the statement may run at all, and for a reader replaces it by what ClickHouse's own
 // parser makes of it. So the text that is judged here and the text that runs cannot be read in two ways, and
 // there is exactly one statement in it.
-func (s *Server) admit(conn *chdb.Conn, req *request) (statement, error) {
+func (s *Server) admit(req *request) (statement, error) {
 	if !req.writes {
-		canonical, _, err := conn.Query([]byte("SELECT formatQuerySingleLine({q:String})"), "RawBLOB", chdb.Param{Name: "q", Value: escape(string(req.sql))})
+		canonical, err := s.canonical(string(req.sql))
 		if err != nil {
-			return statement{}, s.parseError(err)
+			return statement{}, err
 		}
-		text, inline := cutSettings(string(canonical))
+		text, inline := cutSettings(canonical)
 		req.sql, req.settings = []byte(text), append(req.settings, inline...)
 	}
 	st := inspect(string(req.sql))
@@ -158,6 +159,20 @@ func (s *Server) admit(conn *chdb.Conn, req *request) (statement, error) {
 		return st, s.refuse(codeReadonly, "READONLY", "default: Cannot execute query in readonly mode. This user only reads: send the user and password of the stages to write")
 	}
 	return st, nil
+}
+
+// canonical is one statement as ClickHouse's parser writes it: without comments, in one line.
+func (s *Server) canonical(sql string) (string, error) {
+	session, err := s.sessions.get(setup{role: "reader", readonly: "1"})
+	if err != nil {
+		return "", err
+	}
+	text, _, err := session.conn.Query([]byte("SELECT formatQuerySingleLine({q:String})"), "RawBLOB", chdb.Param{Name: "q", Value: escape(sql)})
+	putErr := s.sessions.put(session, err == nil)
+	if err != nil {
+		return "", s.parseError(err)
+	}
+	return string(text), putErr
 }
 
 // parseError takes the formatting function's own context out of a syntax error.

@@ -2,7 +2,6 @@ package sqlserver
 
 import (
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -20,7 +19,6 @@ import (
 // request is an HTTP request understood: who asks, what, and how to answer.
 type request struct {
 	id       string // query_id, as the client may have chosen it
-	token    string // finds the statement in the engine's list; nobody can choose another's
 	query    url.Values
 	writes   bool // the user of the stages
 	readonly bool // GET: even that user only reads
@@ -43,7 +41,6 @@ func (s *Server) parse(w http.ResponseWriter, r *http.Request, writes bool) (*re
 		return ""
 	}
 	req := &request{
-		token:    rand.Text(),
 		query:    q,
 		writes:   writes,
 		settings: requestSettings(q),

@@ -87,6 +87,7 @@ func orDefault[T int | int64 | time.Duration](value *T, standard T) {
 type Server struct {
 	cfg      Config
 	engine   *chdb.Engine
+	sessions *sessions
 	listener net.Listener
 	identity serverIdentity
 	running  sync.WaitGroup
@@ -139,7 +140,8 @@ func open(cfg Config, listener net.Listener) (*Server, error) {
 		return nil, errors.Join(fmt.Errorf("starting the SQL server: %w", err), engine.Close())
 	}
 	s := &Server{cfg: cfg, engine: engine, listener: listener,
-		readers: make(chan struct{}, cfg.MaxStatements), writers: make(chan struct{}, cfg.MaxStatements)}
+		sessions: &sessions{engine: engine, max: 2 * cfg.MaxStatements},
+		readers:  make(chan struct{}, cfg.MaxStatements), writers: make(chan struct{}, cfg.MaxStatements)}
 	if s.identity, err = s.identify(); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting the SQL server: %w", err), engine.Close())
 	}
@@ -175,7 +177,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	s.running.Wait()
-	return errors.Join(err, s.engine.Close())
+	return errors.Join(err, s.sessions.close(), s.engine.Close())
 }
 
 // serverIdentity is what the engine says of itself; constant while it runs.

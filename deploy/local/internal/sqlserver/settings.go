@@ -48,28 +48,20 @@ func requestSettings(query url.Values) []setting {
 	return out
 }
 
-// sessionStatements sets a fresh session up for one request, least rights last.
-func (s *Server) sessionStatements(r *request) ([]string, *exception) {
-	settings := r.settings
-	var out []string
-	if !r.writes {
-		var refusal *exception
-		if settings, refusal = s.boundReader(settings); refusal != nil {
-			return nil, refusal
-		}
-		out = append(out, "SET ROLE reader")
-	}
-	out = append(out, set(append(settings, setting{"log_comment", r.token})))
-	if r.database != "" {
-		out = append(out, "USE "+quoteIdentifier(r.database))
-	}
+// sessionSetup is the session that a request runs in.
+func (s *Server) sessionSetup(r *request) (setup, *exception) {
+	u := setup{settings: r.settings, database: r.database}
 	switch {
 	case !r.writes:
-		out = append(out, "SET readonly = 1")
+		var refusal *exception
+		if u.settings, refusal = s.boundReader(r.settings); refusal != nil {
+			return setup{}, refusal
+		}
+		u.role, u.readonly = "reader", "1"
 	case r.readonly:
-		out = append(out, "SET readonly = 2")
+		u.readonly = "2"
 	}
-	return out, nil
+	return u, nil
 }
 
 // boundReader applies a reader's settings within the bounds of the configuration.

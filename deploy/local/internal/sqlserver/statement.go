@@ -109,6 +109,10 @@ var readingVerbs = []string{"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC"
 // reads reports whether the statement can do nothing but read tables and metadata.
 func (st statement) reads() bool { return slices.Contains(readingVerbs, st.verb) }
 
+// keepsSession reports whether the session is after the statement what it was before: it sets nothing, uses no
+// other database and makes no temporary table.
+func (st statement) keepsSession() bool { return st.reads() || st.verb == "INSERT" }
+
 // answers reports whether the statement has a result set.
 func (st statement) answers() bool {
 	return st.reads() || st.verb == "CHECK" || st.verb == "OPTIMIZE" || st.verb == "KILL" || st.verb == "VALUES"
