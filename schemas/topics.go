@@ -47,6 +47,16 @@ const (
 	recordBytes   = 1 * mib
 )
 
+// MaxBytes is the size in bytes up to which a batch of records is taken by the topic of that name.
+func MaxBytes(topic string) int32 {
+	for _, t := range Topics() {
+		if t.Name == topic {
+			return t.MaxBytes
+		}
+	}
+	return recordBytes + mib // the pages of a model
+}
+
 // Topics is the table from which topics are made, for the models given.
 func Topics(models ...string) []Topic {
 	work := func(name, holds string) Topic {
@@ -57,7 +67,7 @@ func Topics(models ...string) []Topic {
 	results := work(TopicResults, "DocumentAccepted, RunPlanned, PageDone, PageFailed, RunFailed, RunCancelled")
 	results.MaxBytes = 4 * mib
 	dead := work(TopicDeadLetters, "the original record and why it was given up")
-	dead.Partitions = 3
+	dead.Partitions, dead.MaxBytes = 3, documents.MaxBytes+mib // any record, and what is said of it
 	topics := []Topic{
 		documents,
 		work(TopicPageRanges, "PageRange: a run's first pages"),

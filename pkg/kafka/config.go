@@ -9,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
+
+	"leafcutter/schemas"
 )
 
 // Config says which Kafka, and how to be let in.
@@ -72,6 +75,7 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.SeedBrokers(c.Brokers...),
 		kgo.ClientID("leafcutter"),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
+		kgo.ProducerBatchMaxBytesFn(func(topic string) int32 { return schemas.MaxBytes(strings.TrimPrefix(topic, c.TopicPrefix)) }),
 		kgo.DisableClientMetrics(), // KIP-714: ours are at /metrics
 		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),

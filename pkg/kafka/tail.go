@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -28,18 +29,25 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 		}
 		return err
 	}
-	said := false
+	said, empty := false, 0
 	for {
-		if !said && len(ends) == 0 {
+		if !said && (len(ends) == 0 || empty == emptyPolls) {
 			said = true
 			caughtUp()
 		}
-		fetches := client.PollFetches(ctx)
+		fetches := poll(ctx, client, !said)
 		if ctx.Err() != nil {
 			return nil
 		}
 		for _, e := range fetches.Errors() {
-			return fmt.Errorf("read %s: %w", name, e.Err)
+			if !errors.Is(e.Err, context.DeadlineExceeded) {
+				return fmt.Errorf("read %s: %w", name, e.Err)
+			}
+		}
+		if fetches.NumRecords() == 0 {
+			empty++
+		} else {
+			empty = 0
 		}
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			for _, r := range p.Records {
@@ -48,12 +56,24 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 					delete(ends, p.Partition)
 				}
 			}
-			// Compaction may have removed the very last offsets: the position tells.
-			if end, waiting := ends[p.Partition]; waiting && len(p.Records) == 0 && p.LogStartOffset >= end {
-				delete(ends, p.Partition)
-			}
 		})
 	}
+}
+
+// Compaction may have removed the very last offsets, so that the end is never seen: a topic that brings nothing this
+// often in a row, this long each, has nothing more.
+const (
+	emptyPolls = 3
+	emptyPoll  = 2 * time.Second
+)
+
+func poll(ctx context.Context, client *kgo.Client, bounded bool) kgo.Fetches {
+	if bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, emptyPoll)
+		defer cancel()
+	}
+	return client.PollFetches(ctx)
 }
 
 // endOffsets gives, for each partition that holds a record, the offset behind its last one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -141,13 +142,17 @@ func (s *Store) PresignGet(ctx context.Context, key string, ttl time.Duration) (
 	return request.URL, nil
 }
 
-// Probe tells within three seconds whether the bucket can be reached with our keys. It shares no connection and no
-// retry with other requests, so it may contradict them.
+// probeKey is an object of one byte that every probe writes: a store that is full, or keys that may only read, are as
+// much in the way as a store that is gone.
+const probeKey = "leafcutter/probe"
+
+// Probe tells within three seconds whether the bucket can be reached with our keys, and written to. It shares no
+// connection and no retry with other requests, so it may contradict them.
 func (s *Store) Probe(ctx context.Context) error {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	defer s.probing.CloseIdleConnections()
-	if _, err := s.prober.HeadBucket(probe, &s3.HeadBucketInput{Bucket: aws.String(s.cfg.Bucket)}); err != nil {
+	if _, err := s.prober.PutObject(probe, &s3.PutObjectInput{Bucket: aws.String(s.cfg.Bucket), Key: aws.String(probeKey), Body: strings.NewReader("1")}); err != nil {
 		return unreachable(ctx, "probe bucket "+s.cfg.Bucket, err)
 	}
 	return nil

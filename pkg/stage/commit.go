@@ -48,6 +48,7 @@ func (r *Runner) revoked(ctx context.Context, gone map[string][]int32, commit bo
 	r.commits.Lock() // a background commit that has read these partitions ends first
 	defer r.commits.Unlock()
 	r.mu.Lock()
+	r.joined = r.joined && commit // lost: the group goes on without this member until it has joined again
 	for topic, ids := range gone {
 		for _, id := range ids {
 			key := topicPartition{topic, id}

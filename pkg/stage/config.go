@@ -14,7 +14,7 @@ import (
 // Limits are the knobs of a stage that its operator may turn.
 type Limits struct {
 	Workers      int           `env:"LEAFCUTTER_WORKERS" desc:"records handled at once; 0: the stage's own default"`
-	BatchSize    int           `env:"LEAFCUTTER_BATCH_SIZE" desc:"records handed to the handler at once, at most" envDefault:"1"`
+	BatchSize    int           `env:"LEAFCUTTER_BATCH_SIZE" desc:"records handed to the handler at once, at most; stages that take records one by one, all but the recorder, ignore it" envDefault:"1"`
 	BatchDelay   time.Duration `env:"LEAFCUTTER_BATCH_DELAY" desc:"how long a batch waits to fill" envDefault:"0s"`
 	MaxInFlight  int           `env:"LEAFCUTTER_MAX_IN_FLIGHT" desc:"records taken and not yet done, per lane; beyond it partitions pause" envDefault:"256"`
 	MaxBytes     int64         `env:"LEAFCUTTER_MAX_IN_FLIGHT_BYTES" desc:"bytes of records taken and not yet done, per lane" envDefault:"33554432"`

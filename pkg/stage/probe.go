@@ -2,12 +2,11 @@ package stage
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 )
 
-// probes ask dependencies whether they are there. One answer serves every record that asks within a second.
+// probes ask dependencies whether they are there. One answer serves every record that failed before it was asked for.
 type probes struct {
 	ask map[string]func(ctx context.Context) error
 
@@ -21,39 +20,52 @@ type answer struct {
 	err   error
 }
 
-const (
-	probeFresh   = time.Second
-	probeTimeout = 10 * time.Second
-)
+const probeTimeout = 10 * time.Second
 
 func newProbes(ask map[string]func(ctx context.Context) error) *probes {
 	return &probes{ask: ask, recent: map[string]*answer{}}
 }
 
-// away is the probe's error while the dependency is away, nil while it answers. A dependency without a probe is never
-// believed to be away.
-func (p *probes) away(ctx context.Context, dependency string) error {
+// away is the probe's error while the dependency is away, nil while it answers. Only an answer that was asked for after
+// since counts: that it was there before it failed says nothing. A dependency without a probe is never believed to be
+// away.
+func (p *probes) away(ctx context.Context, dependency string, since time.Time) error {
 	ask := p.ask[dependency]
 	if ask == nil {
 		return nil
 	}
-	p.mu.Lock()
-	a := p.recent[dependency]
-	if a == nil || time.Since(a.at) > probeFresh {
-		a = &answer{known: make(chan struct{}), at: time.Now()}
-		p.recent[dependency] = a
+	for {
+		p.mu.Lock()
+		a := p.recent[dependency]
+		fresh := a != nil && a.at.After(since)
+		if a == nil || !fresh && a.done() {
+			a = &answer{known: make(chan struct{}), at: time.Now()}
+			p.recent[dependency] = a
+			p.mu.Unlock()
+			within, cancel := context.WithTimeout(ctx, probeTimeout)
+			a.err = ask(within)
+			cancel()
+			close(a.known)
+			return a.err
+		}
 		p.mu.Unlock()
-		within, cancel := context.WithTimeout(ctx, probeTimeout)
-		a.err = ask(within)
-		cancel()
-		close(a.known)
-		return a.err
+		// One question at a time: all that failed before it is asked share its answer.
+		select {
+		case <-a.known:
+			if fresh {
+				return a.err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	p.mu.Unlock()
+}
+
+func (a *answer) done() bool {
 	select {
 	case <-a.known:
-		return a.err
-	case <-ctx.Done():
-		return errors.New("stopping")
+		return true
+	default:
+		return false
 	}
 }

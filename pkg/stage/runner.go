@@ -61,6 +61,9 @@ func New(k kafka.Config, cfg Config) (*Runner, error) {
 	if cfg.Name == "" || cfg.Group == "" || len(cfg.Topics) == 0 || cfg.Handler == nil {
 		return nil, errors.New("stage: Name, Group, Topics and Handler are required")
 	}
+	if _, one := cfg.Handler.(each); one {
+		cfg.Limits.BatchSize, cfg.Limits.BatchDelay = 1, 0
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -179,6 +182,8 @@ func (r *Runner) connect() (*kgo.Client, error) {
 		kgo.FetchMaxWait(fetchWait),
 		kgo.MetadataMaxAge(time.Minute),
 		kgo.ProducerLinger(2*time.Millisecond),
+		// A topic that is missing is made good by its operator; until then what is meant for it waits.
+		kgo.UnknownTopicRetries(-1),
 		kgo.MaxBufferedBytes(bufferedBytes),
 	)
 }
@@ -278,7 +283,7 @@ func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err erro
 		r.halted[topicPartition{topic, p}] = err
 		r.mu.Unlock()
 		r.meters.halted.Add(ctx, 1)
-		r.log.Error("the committed offset has fallen out of retention: this partition is stopped; run leafcutter reconcile, then restart",
+		r.log.Error("the committed offset has fallen out of retention: records are lost and this partition is stopped; submit unfinished documents again, reset the group to the earliest offset, and restart",
 			"topic", topic, "partition", p, "error", err)
 	default:
 		r.log.Warn("reading from Kafka failed; it is tried again", "topic", topic, "partition", p, "error", err)

@@ -260,7 +260,7 @@ func TestFaultsByClass(t *testing.T) {
 		{"permanent is dead-lettered at once", fault.Permanentf("bad-page", "no"), "bad-page", 1},
 		{"transient is tried three times", fault.AsTransient("flaky", errors.New("no")), "flaky", 3},
 		{"an unclassed error is transient", errors.New("who knows"), "internal", 3},
-		{"unavailable with a dependency that answers is transient", fault.AsUnavailable("s3", errors.New("no")), "s3-unavailable", 3},
+		{"unavailable with a dependency that answers counts as a try", fault.AsUnavailable("s3", errors.New("no")), "s3-unavailable", 3},
 		{"unavailable without a probe is transient", fault.AsUnavailable("nobody", errors.New("no")), "nobody-unavailable", 3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -593,5 +593,21 @@ func TestProducer(t *testing.T) {
 	defer cancel()
 	if err := p.Produce(ctx, out); err == nil {
 		t.Fatal("acknowledged by a broker that is gone")
+	}
+}
+
+func (b *broker) members(group string) int {
+	b.t.Helper()
+	n, err := kafka.Members(b.t.Context(), b.cfg, group)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+func (b *broker) create(topic string) {
+	b.t.Helper()
+	if _, err := kadm.NewClient(b.client).CreateTopic(b.t.Context(), 1, 1, nil, topic); err != nil {
+		b.t.Fatal(err)
 	}
 }

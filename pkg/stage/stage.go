@@ -32,14 +32,17 @@ type HandlerFunc func(ctx context.Context, in []In) []Result
 func (f HandlerFunc) Handle(ctx context.Context, in []In) []Result { return f(ctx, in) }
 
 // Each is a Handler for stages that take records one by one.
-func Each(handle func(ctx context.Context, in In) Result) Handler {
-	return HandlerFunc(func(ctx context.Context, in []In) []Result {
-		out := make([]Result, len(in))
-		for i := range in {
-			out[i] = handle(ctx, in[i])
-		}
-		return out
-	})
+func Each(handle func(ctx context.Context, in In) Result) Handler { return each(handle) }
+
+// each takes batches of one: a larger one would keep back what is done until the last is.
+type each func(ctx context.Context, in In) Result
+
+func (handle each) Handle(ctx context.Context, in []In) []Result {
+	out := make([]Result, len(in))
+	for i := range in {
+		out[i] = handle(ctx, in[i])
+	}
+	return out
 }
 
 // In is one record to be handled.

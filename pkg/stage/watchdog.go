@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// watch names every record that has been handled for longer than Limits.Watchdog. It takes nothing away from the
+// watch names every record that has been handled, or whose outputs have been on their way, for longer than
+// Limits.Watchdog. It takes nothing away from the
 // handler: what hangs is never committed, and the log says what hangs.
 func (r *Runner) watch(ctx context.Context) {
 	tick := time.NewTicker(max(r.cfg.Limits.Watchdog/4, time.Millisecond))
@@ -17,7 +18,7 @@ func (r *Runner) watch(ctx context.Context) {
 		case now := <-tick.C:
 			for _, w := range r.overdue(now) {
 				for _, i := range w.items {
-					r.log.Error("a record has been handled for too long", append(r.itemAttrs(i), "seconds", int(now.Sub(w.since).Seconds()))...)
+					r.log.Error("a record takes too long", append(r.itemAttrs(i), "doing", w.doing, "seconds", int(now.Sub(w.since).Seconds()))...)
 				}
 			}
 		}

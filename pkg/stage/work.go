@@ -12,11 +12,26 @@ import (
 	"leafcutter/pkg/fault"
 )
 
-// work is one call of the handler.
+// work is what the watchdog looks at: a call of the handler, or outputs on their way.
 type work struct {
 	items []*item
+	doing string
 	since time.Time
 	named bool // the watchdog has said so already
+}
+
+func (r *Runner) begin(items []*item, doing string) *work {
+	w := &work{items: items, doing: doing, since: time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running[w] = struct{}{}
+	return w
+}
+
+func (r *Runner) end(w *work) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.running, w)
 }
 
 // work hands records to the handler until the lanes are closed or ctx ends.
@@ -32,7 +47,7 @@ func (r *Runner) work(ctx context.Context) {
 			case i.part.isRevoked():
 				r.lanes.release(i)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
-				r.done(ctx, i, "cancelled")
+				r.done(ctx, i, outcomeCancelled)
 			case i.suspect:
 				i.suspect = false // a retry after an error is as any other's
 				r.handleAlone(ctx, i)
@@ -56,11 +71,7 @@ func (r *Runner) handle(ctx context.Context, items []*item) {
 		ins[n] = i.in
 		r.meters.queued(ctx, started.Sub(i.record.Timestamp))
 	}
-	w := &work{items: items, since: started}
-	r.mu.Lock()
-	r.running[w] = struct{}{}
-	r.mu.Unlock()
-
+	w := r.begin(items, "in the handler")
 	ctx, span := r.spans.start(ctx, ins, r.about)
 	results := r.call(ctx, ins)
 	r.meters.worked(ctx, time.Since(started))
@@ -70,9 +81,7 @@ func (r *Runner) handle(ctx context.Context, items []*item) {
 	}
 	span.end(results)
 
-	r.mu.Lock()
-	delete(r.running, w)
-	r.mu.Unlock()
+	r.end(w)
 	for n, i := range items {
 		r.settle(ctx, i, results[n], outs[n])
 	}
@@ -107,7 +116,7 @@ func (r *Runner) settle(ctx context.Context, i *item, result Result, outs []Out)
 			r.log.Warn("part of a record failed and is dead-lettered", append(aboutAttrs(f.About), "code", fault.CodeOf(f.Err), "error", f.Err)...)
 			outs = append(outs, r.deadLetterOfPart(i, f))
 		}
-		r.produce(ctx, i, outs, "done")
+		r.produce(ctx, i, outs, outcomeDone)
 		return
 	}
 	class := fault.ClassOf(result.Err)
@@ -122,18 +131,20 @@ func (r *Runner) settle(ctx context.Context, i *item, result Result, outs []Out)
 	case fault.Permanent:
 		r.condemn(ctx, i, result.Err)
 	case fault.Transient:
-		r.retry(ctx, i, result.Err)
+		r.retry(ctx, i, result.Err, r.cfg.Limits.RetryBackoff)
 	case fault.Unavailable:
-		r.settling.Go(func() { r.await(ctx, i, result.Err) })
+		failed := time.Now()
+		r.settling.Go(func() { r.await(ctx, i, result.Err, failed) })
 	}
 }
 
 // await decides about a record whose dependency seems to be away. The fault is believed only while the dependency's
 // own probe fails too: an error that one record alone provokes counts as a try of that record.
-func (r *Runner) await(ctx context.Context, i *item, err error) {
+func (r *Runner) await(ctx context.Context, i *item, err error, failed time.Time) {
 	dependency := fault.DependencyOf(err)
-	if away := r.probes.away(ctx, dependency); away == nil {
-		r.retry(ctx, i, err)
+	if away := r.probes.away(ctx, dependency, failed); away == nil {
+		// It answers, yet not to this record: overload, or the record's own doing. Patience tells which.
+		r.retry(ctx, i, err, doubt*r.cfg.Limits.RetryBackoff)
 		return
 	}
 	if i.waits == 0 {
@@ -144,14 +155,14 @@ func (r *Runner) await(ctx context.Context, i *item, err error) {
 }
 
 // retry counts a failed try and queues the record again after a backoff, or gives it up after Limits.MaxAttempts.
-func (r *Runner) retry(ctx context.Context, i *item, err error) {
+func (r *Runner) retry(ctx context.Context, i *item, err error, pause time.Duration) {
 	i.attempts++
 	if i.attempts >= r.cfg.Limits.MaxAttempts {
 		r.condemn(ctx, i, err)
 		return
 	}
 	r.log.Info("a record failed and is tried again", append(r.itemAttrs(i), "attempt", i.attempts, "code", fault.CodeOf(err), "error", err)...)
-	r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.attempts, maxBackoff))
+	r.later(i, backoff(pause, i.attempts, maxBackoff))
 }
 
 // later queues a record again after a pause in which it holds no worker.
@@ -163,6 +174,7 @@ func (r *Runner) later(i *item, pause time.Duration) {
 const (
 	maxBackoff = time.Minute
 	maxWait    = 5 * time.Second // so that work goes on soon after a dependency is back
+	doubt      = 20              // times the pause after an error of a dependency that answers others
 )
 
 // backoff doubles from base with each try, up to limit, less up to a half at random so that records that failed
@@ -175,24 +187,6 @@ func backoff(base time.Duration, try int, limit time.Duration) time.Duration {
 	return d - rand.N(d/2+1)
 }
 
-// condemn gives a record up: to dead-letters, with the records that tell the rest of the pipeline.
-func (r *Runner) condemn(ctx context.Context, i *item, err error) {
-	r.log.Error("a record is given up and dead-lettered", append(r.itemAttrs(i), "code", fault.CodeOf(err), "attempts", max(i.attempts, 1), "error", err)...)
-	letter, lerr := r.deadLetter(ctx, i, err)
-	if lerr != nil {
-		// Nothing is given up before its letter is safe: the record is handled again later, and condemned again.
-		r.log.Warn("a dead letter could not be stored; its record is tried again", append(r.itemAttrs(i), "error", lerr)...)
-		i.waits++
-		r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.waits, maxWait))
-		return
-	}
-	outs := []Out{letter}
-	if r.cfg.Condemned != nil {
-		outs = append(outs, r.spans.inject(ctx, r.cfg.Condemned(i.in, fault.CodeOf(err), err))...)
-	}
-	r.produce(ctx, i, outs, "dead")
-}
-
 // produce sends what a record caused and marks it done once all of it has been acknowledged.
 func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome string) {
 	if len(outs) == 0 {
@@ -200,14 +194,18 @@ func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome strin
 		return
 	}
 	r.settling.Add(1)
+	waiting := r.begin([]*item{i}, "waiting for Kafka to take what it caused")
 	sendAll(ctx, r.client, r.kafka, outs, func(err error) {
 		defer r.settling.Done()
+		r.end(waiting)
 		switch {
 		case err == nil:
 			r.done(ctx, i, outcome)
 		case ctx.Err() != nil:
 			i.leave()
 			r.lanes.release(i)
+		case outcome == outcomeDead && fault.ClassOf(err) == fault.Permanent:
+			r.settling.Go(func() { r.giveUpBriefly(ctx, i, err) })
 		default:
 			// Not from here: this is the client's own goroutine, and a retry may produce again.
 			r.settling.Go(func() { r.settle(ctx, i, Fail(err), nil) })
