@@ -36,6 +36,7 @@ type world struct {
 	base  string
 	api   *client.Client
 	asked int // how often records was called
+	stop  func()
 }
 
 // start starts the servers and the API; change may alter its configuration.
@@ -90,6 +91,7 @@ func start(t *testing.T, change func(*ingestapi.Config)) *world {
 // run runs the API until the test ends.
 func (w *world) run() {
 	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
 	t, err := telemetry.Start(ctx, "ingest-api", "test", telemetry.Config{LogLevel: "info", LogFormat: "text"}, os.Stderr)
 	if err != nil {
 		w.Fatal(err)

@@ -62,15 +62,18 @@ func (a *API) receive(c *gin.Context, options func(*upload.Form) (schemas.Docume
 		return d, problem.From(err, "Waiting for a place to receive the upload")
 	}
 	defer leave()
-	form, err := a.Spool.ReadForm(c.Request, a.cfg.MaxUpload)
+	asked := func(f *upload.Form) (err error) {
+		if d, err = options(f); err == nil {
+			err = a.knowsModels(d)
+		}
+		return err
+	}
+	form, err := a.Spool.ReadForm(c.Request, a.cfg.MaxUpload, asked)
 	if err != nil {
 		return d, problem.From(err, "Receiving the upload")
 	}
 	defer func() { err = errors.Join(err, form.Close()) }()
-	if d, err = options(form); err != nil {
-		return d, err
-	}
-	if err := a.knowsModels(d); err != nil {
+	if err := asked(form); err != nil {
 		return d, err
 	}
 	return a.Desk.Upload(ctx, d, form.Type, form.File, key)

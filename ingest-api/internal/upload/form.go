@@ -44,9 +44,10 @@ func (f *Form) Close() error {
 	return f.File.Close()
 }
 
-// ReadForm receives the multipart form of r, whose file has at most maxFile bytes and must be called "file". Errors are
-// problems, except those of the disk.
-func (s *Spool) ReadForm(r *http.Request, maxFile int64) (*Form, error) {
+// ReadForm receives the multipart form of r, whose file has at most maxFile bytes and must be called "file". check is
+// asked about the fields that came before the file, so that a wish which cannot be granted is refused before the file has
+// been sent for nothing; nil for no check. Errors are problems, except those of the disk.
+func (s *Spool) ReadForm(r *http.Request, maxFile int64, check func(*Form) error) (*Form, error) {
 	if p := tooLarge(r.ContentLength, maxFile); p != nil {
 		return nil, p
 	}
@@ -74,6 +75,11 @@ func (s *Spool) ReadForm(r *http.Request, maxFile int64) (*Form, error) {
 		}
 		if n == maxParts {
 			return nil, problem.New(problem.MalformedUpload, "The form has more than %d parts", maxParts)
+		}
+		if part.FormName() == "file" && check != nil {
+			if err := check(form); err != nil {
+				return nil, err
+			}
 		}
 		if err := s.readPart(form, part, body, r.ContentLength, maxFile); err != nil {
 			return nil, err

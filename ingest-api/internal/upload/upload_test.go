@@ -44,7 +44,24 @@ const end = "--b--\r\n"
 
 func read(s *upload.Spool, body io.Reader, length int64) (*upload.Form, error) {
 	r := &http.Request{Header: http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}, Body: io.NopCloser(body), ContentLength: length}
-	return s.ReadForm(r, maxFile)
+	return s.ReadForm(r, maxFile, nil)
+}
+
+func TestFieldsBeforeTheFileAreCheckedBeforeIt(t *testing.T) {
+	s := spool(t, 1<<20, 1)
+	body := part(`name="title"`, "T") + "--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n%PDF-1.7"
+	r := &http.Request{Header: http.Header{"Content-Type": {"multipart/form-data; boundary=b"}}, ContentLength: -1,
+		Body: io.NopCloser(io.MultiReader(strings.NewReader(body), unreadable{t}))}
+	wrong := errors.New("no such title")
+	_, err := s.ReadForm(r, maxFile, func(f *upload.Form) error {
+		if fmt.Sprint(f.Fields) != "map[title:[T]]" {
+			t.Errorf("fields %v", f.Fields)
+		}
+		return wrong
+	})
+	if !errors.Is(err, wrong) {
+		t.Error(err)
+	}
 }
 
 func codeOf(err error) string {
