@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The detector's pictures and goldens, made without any of its code.
 
-Everything that the Go code computes is computed here a second time, plainly, in NumPy: area interpolation as two matrix
+Everything that the Go code computes is computed here a second time, plainly, in NumPy: interpolation as two matrix
 products, the decoding of PicoDet's outputs, and the suppression of overlapping boxes. The goldens under testdata are
 what this script found; the Go tests compare themselves with them.
 
@@ -27,10 +27,23 @@ def axis(n, m):
     return a
 
 
+def linear(n, m):
+    """The m × n matrix that takes, for each of m pixels, the two of n around its centre, by how near they are."""
+    a = np.zeros((m, n))
+    for i in range(m):
+        centre = min(max((i + 0.5) * n / m - 0.5, 0), n - 1)
+        first = min(int(centre), max(n - 2, 0))
+        a[i, first] = 1 - (centre - first)
+        if n > 1:
+            a[i, first + 1] = centre - first
+    return a
+
+
 def preprocess(rgb, m):
     """[h,w,3] uint8 to float32 [1,3,height,width]."""
     i = m["input"]
-    down, across = axis(rgb.shape[0], i["height"]), axis(rgb.shape[1], i["width"]).T
+    matrix = {"area": axis, "linear": linear}[i["resize"]]
+    down, across = matrix(rgb.shape[0], i["height"]), matrix(rgb.shape[1], i["width"]).T
     mean, std = np.array(i["mean"]), np.array(i["std"])
     planes = [(down @ rgb[:, :, c].astype(float) @ across / 255 - mean[c]) / std[c] for c in range(3)]
     return np.stack(planes).astype(np.float32)[None]

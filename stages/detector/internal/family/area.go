@@ -8,29 +8,31 @@ import (
 	"leafcutter/stages/detector/internal/pageimage"
 )
 
-// Area interpolation: a pixel of the result is the mean of the source under
-// it, border pixels weighted by the part that is covered (what OpenCV calls
-// INTER_AREA). It is computed exactly up to weights of 16 bits, one source row
+// A pixel of the result is a weighted mean of source pixels that lie side by
+// side. By area, these are all that lie under it, border pixels weighted by the
+// part that is covered (what OpenCV calls INTER_AREA); linear.go has the other
+// choice. The mean is computed exactly up to weights of 16 bits, one source row
 // at a time: rows are first summed into the result row that they belong to,
 // in integers, two 32-bit lanes to a machine word, and only the sum is then
-// narrowed to the result's width. The pixels are touched once, and the second,
-// dearer step runs once per row of the result.
+// narrowed to the result's width. The second, dearer step runs once per row of
+// the result.
 
 // Scratch is memory that Preprocess reuses. The zero value is ready. It is not
 // for concurrent use.
 type Scratch struct {
-	sums  []uint64 // of one result row: 4 words for every 8 bytes of source
-	last  []uint64 // those of the row above
-	row   []byte   // a source row, padded to a multiple of 8
-	lanes []uint32 // sums, in the order of the source's bytes
+	sums  []uint64  // of one result row: 4 words for every 8 bytes of source
+	last  []uint64  // those of the row above
+	rows  [2][]byte // source row i in rows[i%2], padded to a multiple of 8
+	lanes []uint32  // sums, in the order of the source's bytes
 	x, y  axis
 }
 
 const weightBits = 16
 
-// span is the part of a source axis under one result pixel: from first to
-// last, whole pixels but for the weights at both ends. Weights add up to
-// 1<<weightBits.
+// span is the part of a source axis that makes one result pixel: from first to
+// last, with one weight for all but both ends. Weights add up to
+// 1<<weightBits. From one span to the next, first and last never fall, and
+// first falls behind the last before it by one pixel at most.
 type span struct {
 	first, last       int32
 	head, whole, tail uint32 // weight of first, of those between, of last
@@ -64,25 +66,31 @@ func spans(n, m int) []span {
 
 // axis keeps the spans of one axis for as long as pages have the same size.
 type axis struct {
-	n, m  int
-	spans []span
+	n, m   int
+	linear bool
+	spans  []span
 }
 
-func (a *axis) of(n, m int) []span {
-	if a.n != n || a.m != m {
-		*a = axis{n: n, m: m, spans: spans(n, m)}
+func (a *axis) of(n, m int, linear bool) []span {
+	if a.n != n || a.m != m || a.linear != linear {
+		divide := spans
+		if linear {
+			divide = linearSpans
+		}
+		*a = axis{n: n, m: m, linear: linear, spans: divide(n, m)}
 	}
 	return a.spans
 }
 
 // planes is where a shrunken page goes: three planes of width × height values,
 // one a channel, each value·scale + offset for a mean of 0 to 255. reversed
-// puts blue first.
+// puts blue first, linear chooses between linear and area interpolation.
 type planes struct {
 	dst           []float32
 	width, height int
 	scale, offset [3]float32 // in the order of the planes
 	reversed      bool
+	linear        bool
 }
 
 // shrink reads page to its last row and writes it to the planes.
@@ -90,9 +98,11 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 	w, h := page.Size()
 	words := (3*w + 7) / 8
 	s.sums, s.last = sizedTo(s.sums, 4*words), sizedTo(s.last, 4*words)
-	s.row = sizedTo(s.row, 8*words)
+	for i := range s.rows {
+		s.rows[i] = sizedTo(s.rows[i], 8*words)
+	}
 	s.lanes = sizedTo(s.lanes, 8*words)
-	across := s.x.of(w, to.width)
+	across := s.x.of(w, to.width, to.linear)
 	// A lane holds Σ weight·value ≤ 255·2¹⁶; the mean over the span's width
 	// multiplies by another 2¹⁶, done in float64's 53 bits.
 	var factor [3]float32
@@ -102,17 +112,23 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 	plane := to.width * to.height
 	first, second, third := to.dst[:plane], to.dst[plane:2*plane], to.dst[2*plane:3*plane]
 	offset := to.offset
-	at := -1 // the source row in s.row
-	for y, v := range s.y.of(h, to.height) {
+	at := -1 // the newest source row in s.rows; the one before it is there too
+	reach := func(i int) error {
+		for at < i {
+			row, err := page.Next()
+			if err != nil {
+				return err
+			}
+			at++
+			copy(s.rows[at%2], row)
+		}
+		return nil
+	}
+	for y, v := range s.y.of(h, to.height, to.linear) {
 		clear(s.sums)
 		for i := v.first; i <= v.last; i++ {
-			if int(i) != at {
-				row, err := page.Next()
-				if err != nil {
-					return err
-				}
-				copy(s.row, row)
-				at = int(i)
+			if err := reach(int(i)); err != nil {
+				return err
 			}
 			weight := v.whole
 			switch i {
@@ -121,7 +137,7 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 			case v.last:
 				weight = v.tail
 			}
-			accumulate(s.sums, s.row, uint64(weight))
+			accumulate(s.sums, s.rows[i%2], uint64(weight))
 		}
 		line := y * to.width
 		if y > 0 && slices.Equal(s.sums, s.last) {
@@ -144,7 +160,7 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 		}
 		s.sums, s.last = s.last, s.sums
 	}
-	return nil
+	return reach(h - 1) // linear interpolation may need none of the last rows; a page that is damaged there is damaged
 }
 
 // accumulate adds weight × row to the sums. Byte k of each group of eight goes

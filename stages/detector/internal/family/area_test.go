@@ -47,7 +47,7 @@ func TestShrinkIsTheMeanUnderEachPixel(t *testing.T) {
 			m := noise(c.w, c.h)
 			dst := make([]float32, 3*c.width*c.height)
 			scale, offset := [3]float32{1, 2, -1}, [3]float32{0, -3, 7}
-			if err := shrink(pageimage.Of(m), planes{dst, c.width, c.height, scale, offset, false}, &s); err != nil {
+			if err := shrink(pageimage.Of(m), planes{dst: dst, width: c.width, height: c.height, scale: scale, offset: offset}, &s); err != nil {
 				t.Fatal(err)
 			}
 			fx, fy := float64(c.w)/float64(c.width), float64(c.h)/float64(c.height)
@@ -176,16 +176,18 @@ func BenchmarkShrink(b *testing.B) {
 			}
 			page.pix = append(page.pix, row...)
 		}
-		b.Run(fmt.Sprintf("%dx%d", w, h), func(b *testing.B) {
-			dst := make([]float32, 3*608*800)
-			var s Scratch
-			b.SetBytes(int64(3 * w * h))
-			for b.Loop() {
-				page.y = 0
-				if err := shrink(&page, planes{dst: dst, width: 608, height: 800, scale: [3]float32{1, 1, 1}}, &s); err != nil {
-					b.Fatal(err)
+		for _, linear := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%dx%d/linear=%t", w, h, linear), func(b *testing.B) {
+				to := planes{dst: make([]float32, 3*608*800), width: 608, height: 800, scale: [3]float32{1, 1, 1}, linear: linear}
+				var s Scratch
+				b.SetBytes(int64(3 * w * h))
+				for b.Loop() {
+					page.y = 0
+					if err := shrink(&page, to, &s); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -115,7 +115,7 @@ func (p *picoDet) Preprocess(page pageimage.Rows, dst []float32, scratch *Scratc
 	if len(dst) != 3*in.Width*in.Height {
 		return Geometry{}, fmt.Errorf("tensor of %d values for an input of %d", len(dst), 3*in.Width*in.Height)
 	}
-	to := planes{dst: dst, width: in.Width, height: in.Height, scale: p.scale, offset: p.offset, reversed: in.Channels == "bgr"}
+	to := planes{dst: dst, width: in.Width, height: in.Height, scale: p.scale, offset: p.offset, reversed: in.Channels == "bgr", linear: in.Resize == manifest.Linear}
 	if err := shrink(page, to, scratch); err != nil {
 		return Geometry{}, err
 	}

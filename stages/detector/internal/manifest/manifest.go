@@ -56,13 +56,19 @@ type Input struct {
 	Name     string `json:"name"`
 	Width    int    `json:"width"`    // pixels
 	Height   int    `json:"height"`   // pixels
-	Resize   string `json:"resize"`   // "area": box-filtered, aspect ratio not kept
+	Resize   string `json:"resize"`   // Area or Linear; the aspect ratio is not kept
 	Channels string `json:"channels"` // "rgb" or "bgr"
 	// Mean and Std normalise a channel value v in 0 to 1, in the order of
 	// Channels: (v - mean) / std.
 	Mean [3]float64 `json:"mean"`
 	Std  [3]float64 `json:"std"`
 }
+
+// How a page is resized.
+const (
+	Area   = "area"   // the mean of what lies under a pixel
+	Linear = "linear" // between the two nearest pixels each way
+)
 
 // NMS says which of several boxes on one object is kept.
 type NMS struct {

@@ -65,8 +65,8 @@ func (in Input) validate() []error {
 	if in.Height < 1 || in.Height > maxSide {
 		fault("input.height: %d, must be 1 to %d", in.Height, maxSide)
 	}
-	if in.Resize != "area" {
-		fault("input.resize: %q, must be area", in.Resize)
+	if in.Resize != Area && in.Resize != Linear {
+		fault("input.resize: %q, must be %s or %s", in.Resize, Area, Linear)
 	}
 	if in.Channels != "rgb" && in.Channels != "bgr" {
 		fault("input.channels: %q, must be rgb or bgr", in.Channels)
