@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"unique"
 
 	"leafcutter/pkg/fault"
@@ -33,13 +32,13 @@ func decode(in stage.In) (entry, bool, error) {
 		return entry{}, false, nil
 	}
 	e := entry{in: in, record: record, key: runKey{document: record.Document()}, version: schemas.RowVersion(in.Timestamp, in.Offset)}
-	if !storable(in.Timestamp) {
+	if !schemas.StorableTime(in.Timestamp) {
 		return e, false, fault.Permanentf("bad-record", "timestamp %s of the record: no table holds such a time", in.Timestamp)
 	}
 	check := func(of schemas.Run, page int) error {
 		e.key.run = of.RunID
 		switch {
-		case !storable(of.SubmittedAt):
+		case !schemas.StorableTime(of.SubmittedAt):
 			return fault.Permanentf("bad-record", "submitted_at %s: missing, or no table holds such a time", of.SubmittedAt)
 		case page < 1 || page > maxPage:
 			return fault.Permanentf("bad-record", "page %d is outside 1 to %d", page, maxPage)
@@ -50,7 +49,7 @@ func decode(in stage.In) (entry, bool, error) {
 	}
 	switch r := record.(type) {
 	case schemas.DocumentAccepted:
-		if !storable(r.SubmittedAt) {
+		if !schemas.StorableTime(r.SubmittedAt) {
 			err = fault.Permanentf("bad-record", "submitted_at %s: missing, or no table holds such a time", r.SubmittedAt)
 		}
 	case schemas.RunPlanned:
@@ -105,8 +104,13 @@ func (r *Recorder) land(ctx context.Context, entries []entry) {
 	if err == nil {
 		err = r.tables.insert(ctx, b.documents, b.pages, b.runs)
 	}
+	var earlier []runRow
+	if err == nil {
+		earlier, err = r.endedEarlier(ctx, b)
+	}
 	if err == nil {
 		r.settled(ctx, b)
+		r.sayEarlier(ctx, b, earlier)
 		return
 	}
 	// Some rows may have landed and some not: what memory has of these runs is no longer what the tables have.
@@ -130,6 +134,7 @@ type batch struct {
 	runs      []runRow
 	touched   map[runKey]*touched
 	order     []runKey
+	named     map[string]*entry // by document, the record that made its row known
 }
 
 // touched is a run that a batch has to do with.
@@ -137,6 +142,7 @@ type touched struct {
 	run   *run
 	first int64  // offset of the batch's first record about it
 	last  *entry // of them
+	told  bool   // its end went out with the batch
 }
 
 // apply brings the entries' documents and runs into memory and applies the entries to them, in order.
@@ -144,7 +150,7 @@ func (r *Recorder) apply(ctx context.Context, entries []entry) (*batch, error) {
 	if err := r.cache.load(ctx, r.tables, entries); err != nil {
 		return nil, err
 	}
-	b := &batch{entries: entries, touched: map[runKey]*touched{}}
+	b := &batch{entries: entries, touched: map[runKey]*touched{}, named: map[string]*entry{}}
 	for i := range entries {
 		r.applyOne(b, &entries[i])
 	}
@@ -161,6 +167,10 @@ func (r *Recorder) apply(ctx context.Context, entries []entry) (*batch, error) {
 func (r *Recorder) applyOne(b *batch, e *entry) {
 	d := r.cache.document(e)
 	if accepted, ok := e.record.(schemas.DocumentAccepted); ok {
+		// Equal where the record that made the row comes again: what went out with it may be lost.
+		if !d.row.known() || e.version == d.row.Version {
+			b.named[e.key.document] = e
+		}
 		if e.version > d.row.Version {
 			d.row = newDocumentRow(accepted, d.row.SubmittedAt, e.version)
 			b.documents = append(b.documents, d.row)
@@ -202,31 +212,4 @@ func (r *Recorder) applyOne(b *batch, e *entry) {
 	}
 	// The end is worked out record by record, so that its time does not depend on how records fell into batches.
 	run.settle()
-}
-
-// settled notes that b has landed and says which runs have ended.
-func (r *Recorder) settled(ctx context.Context, b *batch) {
-	for _, row := range b.runs {
-		b.touched[runKey{row.DocumentID, row.RunID}].run.landed = row
-	}
-	r.meters.landed(ctx, b)
-	for _, key := range b.order {
-		t := b.touched[key]
-		r.watch.note(t.run)
-		if !t.run.row.State.Final() {
-			continue
-		}
-		event := t.run.ended(*r.cache.document(t.last))
-		if event.ID == t.run.said && t.first > t.run.saidBy {
-			continue
-		}
-		out, err := stage.Emit(schemas.TopicDocumentEvents, event.DocumentID, event)
-		if err != nil {
-			*t.last.result = stage.Fail(fmt.Errorf("say that run %s has ended: %w", event.RunID, err))
-			continue
-		}
-		t.last.result.Out = append(t.last.result.Out, out)
-		t.run.said, t.run.saidBy = event.ID, t.last.in.Offset
-		r.meters.said(ctx, event.State)
-	}
 }

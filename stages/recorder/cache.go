@@ -107,6 +107,9 @@ func readRuns(ctx context.Context, t tables, keys []runKey, maxPages int, anyway
 // document gives the document of e, which load has made sure of, or a new one.
 func (c *cache) document(e *entry) *document {
 	if d, ok := c.documents.get(e.key.document, e.held); ok {
+		if d.row.SubmittedAt == 0 { // so far only a cancellation was heard of it, which says no time
+			d.row.SubmittedAt = submittedAt(e.record)
+		}
 		return d
 	}
 	d := &document{row: documentRow{DocumentID: e.key.document, SubmittedAt: submittedAt(e.record)}}
@@ -117,12 +120,13 @@ func (c *cache) document(e *entry) *document {
 // run gives the run of e, or a new one that is to lie where its document does; nil where nobody knows where that is.
 func (c *cache) run(e *entry, d *document) *run {
 	if r, ok := c.runs.get(e.key, e.held); ok {
+		if d.row.SubmittedAt == 0 {
+			d.row.SubmittedAt = r.row.SubmittedAt
+		}
 		return r
 	}
 	if d.row.SubmittedAt == 0 {
-		if d.row.SubmittedAt = submittedAt(e.record); d.row.SubmittedAt == 0 {
-			return nil
-		}
+		return nil
 	}
 	r := newRun(e.key.document, e.key.run, d.row.SubmittedAt)
 	c.runs.put(e.key, r, e.held)

@@ -9,7 +9,7 @@
 //	load      cache.go    what is known of their documents and runs: from memory, else from the tables
 //	apply     run.go      each record to its run, in memory
 //	insert    tables.go   documents, then page_results, then runs: a counter never runs ahead of what it counts
-//	say       batch.go    RunEnded, as an output of the record that ended the run
+//	say       say.go      RunEnded, as an output of the record that ended the run, or made its document known
 //
 // The stage runtime commits a record's offset after that, so nothing is lost. Nothing is doubled either, because a row
 // is named by what it is about and its version by the record it came from: the same record makes the same row however
@@ -23,4 +23,6 @@
 // A run is a set of facts, and its state is a function of the set (run.settle): done when every selected page is done or
 // failed, otherwise as the planner's or the canceller's last word has it. A page that is done outranks its failure. The
 // event's identity is made of run, state and counts, so the same end said twice, after a crash or a replay, is one.
+//
+// An end is said once its document's row is known; a run that ended before is looked up when it becomes so (say.go).
 package recorder

@@ -18,7 +18,8 @@ type memory struct {
 	runs      map[[3]any]runRow
 	pages     map[[4]any]pageRow
 
-	inserts int
+	inserts   int
+	failEnded error // of readEnded, where set
 	// fail, where set, is asked before each of the three inserts of a call and may refuse it; what came before stays.
 	fail func(table string, documents []documentRow, pages []pageRow, runs []runRow) error
 }
@@ -53,6 +54,19 @@ func (m *memory) readPages(_ context.Context, keys []runKey) ([]pageSeen, error)
 		if slices.Contains(keys, runKey{row.DocumentID, row.RunID}) {
 			rows = append(rows, pageSeen{DocumentID: row.DocumentID, RunID: row.RunID, Page: row.Page, Boxes: uint32(len(row.Boxes)),
 				Code: row.Code, SubmittedAt: row.SubmittedAt, Version: row.Version})
+		}
+	}
+	return rows, nil
+}
+
+func (m *memory) readEnded(_ context.Context, documents []string) ([]runRow, error) {
+	if m.failEnded != nil {
+		return nil, m.failEnded
+	}
+	var rows []runRow
+	for _, row := range m.runs {
+		if row.State.Final() && slices.Contains(documents, row.DocumentID) {
+			rows = append(rows, row)
 		}
 	}
 	return rows, nil

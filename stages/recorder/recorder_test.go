@@ -181,7 +181,7 @@ func TestWaysToEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tables := newMemory()
-			events := handle(t, newRecorder(t, tables), (&partition{t: t}).add(c.records...).in, 1)
+			events := handle(t, newRecorder(t, tables), (&partition{t: t}).add(accepted(docA, "")).add(c.records...).in, 1)
 			row := tables.runs[[3]any{day0.UnixMilli(), docA, run.RunID}]
 			if row.State != c.state || row.Code != c.code {
 				t.Errorf("%s %q, want %s %q", row.State, row.Code, c.state, c.code)
@@ -199,13 +199,13 @@ func TestWaysToEnd(t *testing.T) {
 func TestAnotherAttemptReplacesAPageAsOne(t *testing.T) {
 	tables := newMemory()
 	run := runOf(docA, 1)
-	p := (&partition{t: t}).add(planned(run), done(run, 1, 3), done(run, 1, 2))
+	p := (&partition{t: t}).add(accepted(docA, ""), planned(run), done(run, 1, 3), done(run, 1, 2))
 	events := handle(t, newRecorder(t, tables), p.in, 1)
 	row := tables.runs[[3]any{day0.UnixMilli(), docA, run.RunID}]
 	if row.Boxes != 2 || row.PagesDone != 1 {
 		t.Errorf("%d boxes on %d pages, want the second attempt's 2 on 1", row.Boxes, row.PagesDone)
 	}
-	if row.FinishedAt != p.in[1].Timestamp.UnixMilli() {
+	if row.FinishedAt != p.in[2].Timestamp.UnixMilli() {
 		t.Errorf("finished_at moved to the second attempt")
 	}
 	if len(events) != 1 {
@@ -283,7 +283,7 @@ func TestNothingIsHalvedWhileClickHouseIsAway(t *testing.T) {
 	tables := newMemory()
 	tables.fail = func(string, []documentRow, []pageRow, []runRow) error { return errAway }
 	run := runOf(docA, 2)
-	p := (&partition{t: t}).add(planned(run), done(run, 1, 1), done(run, 2, 1))
+	p := (&partition{t: t}).add(accepted(docA, ""), planned(run), done(run, 1, 1), done(run, 2, 1))
 	r := newRecorder(t, tables)
 	for _, result := range r.Handle(context.Background(), p.in) {
 		if fault.ClassOf(result.Err) != fault.Unavailable || len(result.Out) != 0 {
@@ -294,7 +294,7 @@ func TestNothingIsHalvedWhileClickHouseIsAway(t *testing.T) {
 		t.Errorf("%d inserts, want 1", tables.inserts)
 	}
 	tables.fail = nil
-	if events := handle(t, r, p.in, 3); len(events) != 1 || events[0].State != schemas.Completed {
+	if events := handle(t, r, p.in, 4); len(events) != 1 || events[0].State != schemas.Completed {
 		t.Errorf("%+v", events)
 	}
 }
@@ -302,19 +302,19 @@ func TestNothingIsHalvedWhileClickHouseIsAway(t *testing.T) {
 func TestEventIsSaidAgainOnlyIfItMayBeLost(t *testing.T) {
 	r := newRecorder(t, newMemory())
 	run := runOf(docA, 1)
-	p := (&partition{t: t}).add(planned(run), done(run, 1, 1), done(run, 1, 1))
-	if events := handle(t, r, p.in[:2], 1); len(events) != 1 {
+	p := (&partition{t: t}).add(accepted(docA, ""), planned(run), done(run, 1, 1), done(run, 1, 1))
+	if events := handle(t, r, p.in[:3], 1); len(events) != 1 {
 		t.Fatalf("%d events", len(events))
 	}
-	if events := handle(t, r, p.in[2:], 1); len(events) != 0 {
+	if events := handle(t, r, p.in[3:], 1); len(events) != 0 {
 		t.Errorf("a later delivery of the page ended the run again")
 	}
-	if events := handle(t, r, p.in[1:2], 1); len(events) != 1 {
+	if events := handle(t, r, p.in[2:3], 1); len(events) != 1 {
 		t.Errorf("the record that the event went out with came again, and it was not said")
 	}
 	// The partition goes and comes back: nothing is known of what was said.
 	r.Stage().Revoked(schemas.TopicResults, []int32{0})
-	if events := handle(t, r, p.in[2:], 1); len(events) != 1 {
+	if events := handle(t, r, p.in[3:], 1); len(events) != 1 {
 		t.Errorf("%d events after a rebalance", len(events))
 	}
 }
@@ -323,12 +323,12 @@ func TestMemoryIsNotBelievedAfterARebalance(t *testing.T) {
 	tables := newMemory()
 	one, two := newRecorder(t, tables), newRecorder(t, tables)
 	run := runOf(docA, 3)
-	p := (&partition{t: t}).add(planned(run), done(run, 1, 1), done(run, 2, 1), done(run, 3, 1))
-	handle(t, one, p.in[:2], 1)
+	p := (&partition{t: t}).add(accepted(docA, ""), planned(run), done(run, 1, 1), done(run, 2, 1), done(run, 3, 1))
+	handle(t, one, p.in[:3], 1)
 	one.Stage().Revoked(schemas.TopicResults, []int32{0})
-	handle(t, two, p.in[2:3], 1)
+	handle(t, two, p.in[3:4], 1)
 	two.Stage().Revoked(schemas.TopicResults, []int32{0})
-	events := handle(t, one, p.in[3:], 1)
+	events := handle(t, one, p.in[4:], 1)
 	if len(events) != 1 || events[0].PagesDone != 3 {
 		t.Errorf("%+v", events)
 	}
@@ -371,6 +371,17 @@ func TestMemoryIsBounded(t *testing.T) {
 		if e.State != schemas.Completed || e.Boxes != 6 || e.Title != "t" {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// A cancellation says no time. Whoever hears of it first must not lay the document where there is no time either.
+func TestCancellationDoesNotPlaceItsDocument(t *testing.T) {
+	run := runOf(docA, 1)
+	tables := newMemory()
+	p := (&partition{t: t}).add(schemas.RunCancelled{DocumentID: docA, RunID: run.RunID, CancelledAt: day0}, accepted(docA, "Report"))
+	handle(t, newRecorder(t, tables), p.in, 1)
+	if row, ok := tables.documents[[2]any{day0.UnixMilli(), docA}]; !ok || row.SubmittedAt != day0.UnixMilli() || len(tables.documents) != 1 {
+		t.Errorf("%+v", tables.documents)
 	}
 }
 

@@ -48,6 +48,9 @@ type runRow struct {
 	Version       uint64
 }
 
+// known tells whether the table has the row, or has it once the batch that made it has landed.
+func (d documentRow) known() bool { return d.Version != 0 }
+
 // end is what tells one end of a run from another: what the identity of its event is made of.
 func (r runRow) end() end { return end{r.State, r.PagesDone, r.PagesFailed} }
 
@@ -104,17 +107,9 @@ func (p pageSeen) page() page {
 // runKey names a run among those of its document.
 type runKey struct{ document, run string }
 
-// Times that a table can hold and that its partitions are made for.
-var (
-	earliest = time.Date(1971, 1, 1, 0, 0, 0, 0, time.UTC)
-	latest   = time.Date(2250, 1, 1, 0, 0, 0, 0, time.UTC)
-)
-
-func storable(t time.Time) bool { return !t.Before(earliest) && t.Before(latest) }
-
 // orTimestamp is t in the tables' form, or the time of the record where t is missing or cannot be held.
 func orTimestamp(t time.Time, in stage.In) int64 {
-	if !storable(t) {
+	if !schemas.StorableTime(t) {
 		t = in.Timestamp
 	}
 	return t.UnixMilli()

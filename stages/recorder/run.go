@@ -198,14 +198,12 @@ func (r *run) change() (runRow, bool) {
 	return row, true
 }
 
-// ended is what is said when the run has ended.
-func (r *run) ended(d document) schemas.RunEnded {
+// ended is what is said of a run that has ended, of a document whose row is known.
+func ended(r runRow, d documentRow) schemas.RunEnded {
 	e := schemas.RunEnded{
-		DocumentID: r.row.DocumentID, RunID: r.row.RunID, Title: d.row.Title, Model: r.row.Model,
-		State: r.row.State, Code: r.row.Code,
-		PagesSelected: int(r.row.PagesSelected), PagesDone: int(r.row.PagesDone), PagesFailed: int(r.row.PagesFailed),
-		Boxes: int(r.row.Boxes), SubmittedAt: millis(r.row.SubmittedAt), FinishedAt: millis(r.row.FinishedAt),
-		WebhookURL: d.row.WebhookURL,
+		DocumentID: r.DocumentID, RunID: r.RunID, Title: d.Title, Model: r.Model, State: r.State, Code: r.Code,
+		PagesSelected: int(r.PagesSelected), PagesDone: int(r.PagesDone), PagesFailed: int(r.PagesFailed),
+		Boxes: int(r.Boxes), SubmittedAt: millis(r.SubmittedAt), FinishedAt: millis(r.FinishedAt), WebhookURL: d.WebhookURL,
 	}
 	e.ID = e.EventID()
 	return e

@@ -23,6 +23,8 @@ type tables interface {
 	readDocuments(ctx context.Context, ids []string) ([]documentRow, error)
 	readRuns(ctx context.Context, keys []runKey) ([]runRow, error)
 	readPages(ctx context.Context, keys []runKey) ([]pageSeen, error)
+	// readEnded gives the runs of documents that have ended.
+	readEnded(ctx context.Context, documents []string) ([]runRow, error)
 	// readIdle gives runs that are queued or waiting for their model, the newest first.
 	readIdle(ctx context.Context, limit int) ([]runRow, error)
 	// insert returns nil once all rows can be read. After an error some of them may be there.
@@ -85,6 +87,24 @@ func (d database) readRuns(ctx context.Context, keys []runKey) ([]runRow, error)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("read runs: %w", err)
+		}
+	}
+	return rows, nil
+}
+
+func (d database) readEnded(ctx context.Context, documents []string) ([]runRow, error) {
+	var rows []runRow
+	for part := range slices.Chunk(documents, maxNamed) {
+		// FINAL replaces rows before state is looked at: a run that was resumed has not ended.
+		query := fmt.Sprintf("SELECT %s FROM runs FINAL WHERE document_id IN (%s) AND state IN ('%s', '%s', '%s', '%s')", runColumns,
+			quoted(part), schemas.Completed, schemas.CompletedWithFailures, schemas.Failed, schemas.Cancelled)
+		err := d.read(ctx, query, func(r driver.Rows) error {
+			row, err := scanRun(r)
+			rows = append(rows, row)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read ended runs: %w", err)
 		}
 	}
 	return rows, nil
