@@ -44,7 +44,11 @@ full: deps build ## the long suites as well (faults, load, memory): an hour
 	go test -race -tags full -timeout 120m work
 
 .PHONY: bench
-bench: deps build ## benchmarks of the hot paths
+bench: deps build ## the whole pipeline against a straight line and a peer, one table: about 20 minutes
+	go run ./bench/compare
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of the hot paths, for benchstat
 	go test -run '^$$' -bench . -benchmem -timeout 60m work
 
 .PHONY: accuracy

@@ -98,7 +98,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 	}
-	fmt.Fprint(out, r.table())
+	fmt.Fprint(out, r.table().Text())
 	if *record {
 		if err := r.record(ctx, root); err != nil {
 			return err

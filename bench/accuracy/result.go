@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"leafcutter/bench/documents"
+	"leafcutter/bench/report"
 )
 
 // row is one document's figures.
@@ -64,20 +61,9 @@ func columns() []string {
 	return []string{"file", "pages", "headings", "found", "recall", "precision", "peer's recall", "peer's precision"}
 }
 
-// table is the result for a terminal.
-func (r result) table() string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, cells := range r.all() {
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
-	}
-	_ = w.Flush() // into memory
-	return b.String()
-}
-
-// all is every line of the table, its head first.
-func (r result) all() [][]string {
-	lines := [][]string{columns()}
+// table is a line for each document, and their total.
+func (r result) table() report.Table {
+	lines := report.Table{columns()}
 	for _, one := range r.rows {
 		lines = append(lines, one.cells())
 	}
@@ -87,52 +73,20 @@ func (r result) all() [][]string {
 // record writes the result into docs/accuracy.md: the table of files replaces the last one, the totals become the newest
 // line of the history.
 func (r result) record(ctx context.Context, root string) error {
-	commit, err := exec.CommandContext(ctx, "git", "-C", root, "describe", "--always", "--dirty", "--exclude=*").Output()
+	commit, err := report.Commit(ctx, root)
 	if err != nil {
-		return fmt.Errorf("ask git for the commit: %w", err)
+		return err
 	}
-	path := filepath.Join(root, "docs", "accuracy.md")
-	page, err := os.ReadFile(path)
+	page, err := report.Open(root, "accuracy.md")
 	if err != nil {
-		return fmt.Errorf("record the result: %w", err)
+		return err
 	}
-	t := r.total()
 	head := append([]string{"date", "commit"}, columns()[1:]...)
-	line := append([]string{time.Now().UTC().Format(time.DateOnly), strings.TrimSpace(string(commit))}, t.cells()[1:]...)
-	page, err = between(page, "files", func([]byte) []byte { return markdown(r.all()) })
-	if err == nil {
-		page, err = between(page, "history", func(old []byte) []byte {
-			_, body, _ := bytes.Cut(old, []byte("---|\n")) // what follows the head
-			return append(markdown([][]string{head, line}), body...)
-		})
+	line := append([]string{time.Now().UTC().Format(time.DateOnly), commit}, r.total().cells()[1:]...)
+	if err := errors.Join(page.Replace("files", r.table().Markdown()), page.Prepend("history", report.Table{head, line})); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("record the result: %s: %w", path, err)
-	}
-	return os.WriteFile(path, page, 0o644)
-}
-
-// markdown is a table whose first line is the head.
-func markdown(lines [][]string) []byte {
-	var b bytes.Buffer
-	for i, cells := range lines {
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
-		if i == 0 {
-			fmt.Fprintf(&b, "|%s\n", strings.Repeat("---|", len(cells)))
-		}
-	}
-	return b.Bytes()
-}
-
-// between replaces what stands between the comments <!-- name --> and <!-- /name -->.
-func between(page []byte, name string, with func(old []byte) []byte) ([]byte, error) {
-	open, end := []byte("<!-- "+name+" -->\n"), []byte("<!-- /"+name+" -->")
-	before, rest, found := bytes.Cut(page, open)
-	old, after, ended := bytes.Cut(rest, end)
-	if !found || !ended {
-		return nil, fmt.Errorf("the comments around %s are missing", name)
-	}
-	return bytes.Join([][]byte{before, open, with(old), end, after}, nil), nil
+	return page.Save()
 }
 
 // faultList keeps what was missed and what was found where nothing is, for whoever looks at the pages.

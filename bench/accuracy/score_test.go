@@ -65,18 +65,3 @@ func TestTheBars(t *testing.T) {
 		})
 	}
 }
-
-func TestARecordKeepsTheHistory(t *testing.T) {
-	page := []byte("Before.\n\n<!-- history -->\n| a |\n|---|\n| old |\n<!-- /history -->\n\nAfter.\n")
-	got, err := between(page, "history", func(old []byte) []byte { return append([]byte("| new |\n"), old...) })
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "Before.\n\n<!-- history -->\n| new |\n| a |\n|---|\n| old |\n<!-- /history -->\n\nAfter.\n"
-	if string(got) != want {
-		t.Errorf("%s", got)
-	}
-	if _, err := between(page, "files", nil); err == nil {
-		t.Error("a page without the comments is taken")
-	}
-}
