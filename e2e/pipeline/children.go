@@ -47,6 +47,21 @@ func (p *Pipeline) Children() ([]Child, error) {
 	return all, nil
 }
 
+// Family is a child and the processes that it started itself: a page-splitter renders in such.
+func (p *Pipeline) Family(c Child) ([]int, error) {
+	table, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	family := []int{c.PID}
+	for _, one := range table {
+		if one.parent == c.PID {
+			family = append(family, one.pid)
+		}
+	}
+	return family, nil
+}
+
 // PID is the process of one child, 0 while there is none.
 func (p *Pipeline) PID(name string) (int, error) {
 	all, err := p.Children()
@@ -183,4 +198,26 @@ func Memory(pid int) (resident, peak int64, err error) {
 		}
 	}
 	return resident, peak, nil
+}
+
+// CPU is the processor time that a process has used (Linux tells), in seconds.
+func CPU(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the processor time of a process: %w", err)
+	}
+	_, after, _ := bytes.Cut(b, []byte(") "))
+	fields := strings.Fields(string(after)) // from the third on: state is field 3, utime 14, stime 15
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("read the processor time of a process: %q", b)
+	}
+	sum := 0.0
+	for _, f := range fields[11:13] {
+		ticks, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return 0, fmt.Errorf("read the processor time of a process: %w", err)
+		}
+		sum += ticks / 100 // USER_HZ
+	}
+	return sum, nil
 }
