@@ -2,7 +2,6 @@ package recorder
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -93,38 +92,4 @@ func (r *Recorder) Stage() stage.Config {
 		},
 		Revoked: func(_ string, partitions []int32) { r.cache.owned.end(partitions) },
 	}
-}
-
-// about reads what a result is about.
-func about(in stage.In) stage.About {
-	var a struct {
-		DocumentID string `json:"document_id"`
-		RunID      string `json:"run_id"`
-		Page       int    `json:"page"`
-	}
-	_ = json.Unmarshal(in.Value, &a) // what cannot be read is about nothing known
-	return stage.About{DocumentID: a.DocumentID, RunID: a.RunID, Page: a.Page}
-}
-
-// condemned says in the place of a result that was given up that its page or run has failed, so that the run still ends.
-// The failure is small and plain; if that is given up too, there is nothing more to say.
-func condemned(in stage.In, code string, err error) []stage.Out {
-	record, uerr := schemas.UnmarshalResult(in.Value)
-	if uerr != nil {
-		return nil
-	}
-	var instead schemas.Result
-	switch r := record.(type) {
-	case schemas.PageDone:
-		instead = schemas.PageFailed{Run: r.Run, Page: r.Page, Stage: Name, Code: code, Error: err.Error(), TraceID: r.TraceID, FailedAt: in.Timestamp.UTC()}
-	case schemas.RunPlanned:
-		instead = schemas.RunFailed{Run: r.Run, Stage: Name, Code: code, Error: err.Error(), FailedAt: in.Timestamp.UTC()}
-	default:
-		return nil
-	}
-	out, eerr := stage.Emit(schemas.TopicResults, instead.Document(), instead)
-	if eerr != nil {
-		return nil
-	}
-	return []stage.Out{out}
 }
