@@ -16,6 +16,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
@@ -54,7 +55,7 @@ func WithTelemetry(tracers trace.TracerProvider, meters metric.MeterProvider) Op
 }
 
 // WithProbeQuery changes what [DB.Probe] asks; "SELECT 1" where not given. One that reads a table that is written to
-// also sees migrations that have not been applied.
+// also sees migrations that have not been applied; only one that writes sees a server that answers and takes no writes.
 func WithProbeQuery(query string) Option {
 	return func(s *settings) { s.probeQuery = query }
 }
@@ -178,13 +179,12 @@ func (db *DB) Probe(ctx context.Context) error {
 }
 
 func (db *DB) probe(ctx context.Context, host string, secure bool) error {
-	u := url.URL{Scheme: "http", Host: host, Path: "/", RawQuery: url.Values{
-		"database": {db.cfg.Database}, "query": {db.probeQuery},
-	}.Encode()}
+	u := url.URL{Scheme: "http", Host: host, Path: "/", RawQuery: url.Values{"database": {db.cfg.Database}}.Encode()}
 	if secure {
 		u.Scheme = "https"
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	// POST: what comes by GET may not write.
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), strings.NewReader(db.probeQuery))
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}

@@ -245,6 +245,9 @@ func TestProbe(t *testing.T) {
 	if got := s.seen[0]; got != (request{"SELECT 1 FROM page_results LIMIT 1", "leafcutter", "tester", "hunter2", 0}) {
 		t.Errorf("asked %+v", got)
 	}
+	if got := s.methods[0]; got != http.MethodPost {
+		t.Errorf("asked by %s, which ClickHouse takes no writes by", got)
+	}
 	for _, a := range []answer{{code: 60, message: "no table"}, {code: 516, message: "who are you"}, {status: 502}} {
 		s.answer("SELECT 1", a)
 		if err := db.Probe(t.Context()); fault.ClassOf(err) != fault.Unavailable {

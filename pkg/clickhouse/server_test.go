@@ -26,6 +26,7 @@ type server struct {
 	answers  map[string]answer // by the beginning of the statement; the longest wins
 	greeting answer            // where set, instead of the greeting
 	seen     []request
+	methods  []string // of them
 }
 
 type answer struct {
@@ -108,6 +109,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	} else {
 		s.seen = append(s.seen, request{statement, r.URL.Query().Get("database"), user, password, size})
+		s.methods = append(s.methods, r.Method)
 		a = answer{}
 		longest := -1
 		for prefix, given := range s.answers {

@@ -31,6 +31,13 @@ type tables interface {
 	insert(ctx context.Context, documents []documentRow, pages []pageRow, runs []runRow) error
 }
 
+// ProbeQuery finds out whether ClickHouse takes writes, by writing one row into a table made for that. A server that is
+// read-only, or has no room on its disk or in its memory, still answers SELECT: a probe that only read would call it
+// there, and the rows that it refuses would be taken for the ones at fault. It needs the right to insert that the
+// recorder has, runs only while an insert or a query has failed, and leaves one row. A table whose own parts are too many
+// is not seen by it.
+const ProbeQuery = "INSERT INTO probes (prober, at) SELECT '" + Name + "', now64(3)"
+
 // database is the real tables.
 type database struct{ db *clickhouse.DB }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // openDatabase starts a server, migrates it and opens it.
-func openDatabase(t testing.TB) *clickhouse.DB {
+func openDatabase(t testing.TB, options ...clickhouse.Option) *clickhouse.DB {
 	t.Helper()
 	server := localtest.StartSQL(t)
 	cfg := clickhouse.Config{Addr: []string{server.Addr}, Database: server.Database, User: server.User, Password: server.Password, Timeout: 30 * time.Second}
@@ -28,7 +28,7 @@ func openDatabase(t testing.TB) *clickhouse.DB {
 			t.Fatal(err)
 		}
 	}
-	db, err := clickhouse.Open(ctx, cfg)
+	db, err := clickhouse.Open(ctx, cfg, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,6 +191,29 @@ func TestServerRefusesOneRecord(t *testing.T) {
 	}
 	if got := query(t, db, "SELECT count() FROM documents FINAL WHERE title = 'old'"); got[0][0] != "150" {
 		t.Errorf("%s documents, want 150", got[0][0])
+	}
+}
+
+// A server that answers and takes no writes is away, as far as the recorder goes.
+func TestProbeWrites(t *testing.T) {
+	db := openDatabase(t, clickhouse.WithProbeQuery(ProbeQuery))
+	ctx := context.Background()
+	for range 3 {
+		if err := db.Probe(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := query(t, db, "SELECT prober, count() FROM probes FINAL GROUP BY prober"); !slices.EqualFunc(got, [][]string{{Name, "1"}}, slices.Equal) {
+		t.Errorf("%v, want one row of the recorder", got)
+	}
+	if err := db.Exec(ctx, "ALTER TABLE probes ADD CONSTRAINT none CHECK prober = ''"); err != nil {
+		t.Fatal(err)
+	}
+	if got := query(t, db, "SELECT count() FROM runs"); got[0][0] != "0" {
+		t.Fatal(got)
+	}
+	if err := db.Probe(ctx); fault.ClassOf(err) != fault.Unavailable {
+		t.Errorf("%v is %s, want unavailable: nothing can be written", err, fault.ClassOf(err))
 	}
 }
 

@@ -46,7 +46,7 @@ func main() { os.Exit(program.Main(spec())) }
 func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 	tracers, meters := p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()
 	db, err := clickhouse.Open(ctx, cfg.ClickHouse, clickhouse.WithTelemetry(tracers, meters),
-		clickhouse.WithProbeQuery("SELECT version FROM runs LIMIT 0"))
+		clickhouse.WithProbeQuery(recorder.ProbeQuery))
 	if err != nil {
 		return err
 	}
