@@ -59,7 +59,7 @@ func throughPipeline(ctx context.Context, p *pipeline.Pipeline, pages []peers.Se
 	var kept []struct {
 		Boxes uint64 `ch:"boxes"`
 	}
-	if err := p.Select(ctx, &kept, "SELECT count() AS boxes FROM detections WHERE has(?, document_id) AND crop_key != ''", r.ids); err != nil {
+	if err := p.Select(ctx, &kept, "SELECT count() AS boxes FROM detections WHERE document_id IN (?) AND crop_key != ''", r.ids); err != nil {
 		return r, err
 	}
 	r.boxes = int(kept[0].Boxes)
@@ -68,7 +68,7 @@ func throughPipeline(ctx context.Context, p *pipeline.Pipeline, pages []peers.Se
 
 // throughStraight runs the straight line against the pipeline's S3 server while the pipeline has nothing to do.
 func throughStraight(ctx context.Context, p *pipeline.Pipeline, binary string, workers, threads int, pages []peers.Selection) (outcome, error) {
-	args := []string{"-workers", strconv.Itoa(workers)}
+	args := []string{"-workers=" + strconv.Itoa(workers)}
 	for _, s := range pages {
 		args = append(args, s.Path+"#"+s.List())
 	}
@@ -180,7 +180,7 @@ type partTimes struct {
 // parts is the mean over all pages of some documents.
 func parts(ctx context.Context, p *pipeline.Pipeline, ids []string) (partTimes, error) {
 	var rows []partTimes
-	err := p.Select(ctx, &rows, "SELECT avg(toFloat64(render_ms)) AS render, avg(toFloat64(infer_ms)) AS infer, avg(toFloat64(annotate_ms)) AS annotate FROM page_results FINAL WHERE has(?, document_id)", ids)
+	err := p.Select(ctx, &rows, "SELECT avg(toFloat64(render_ms)) AS render, avg(toFloat64(infer_ms)) AS infer, avg(toFloat64(annotate_ms)) AS annotate FROM page_results FINAL WHERE document_id IN (?)", ids)
 	if err != nil {
 		return partTimes{}, err
 	}

@@ -6,10 +6,11 @@
 // written to be fast: pages are in work in several workers at once, encoded pictures are uploaded while the next step
 // goes on, and nothing that was rendered is read again but by the detector, which takes PNG.
 //
-//	straight [-workers 2] [-threads 1] [-dpi 108] FILE.pdf#1,2,3 ...
+//	straight [-workers=2] [-dpi=108] FILE.pdf#1,2,3 ...
 //
-// Where S3 is comes from the environment, as for the stages; a page's objects go below straight/. The last line on stdout
-// is a JSON object: pages, boxes, objects, seconds, cpu_seconds, peak_bytes. Loading the model is not in seconds.
+// Where S3 is and how many threads an inference uses comes from the environment, as for the stages; a page's objects go
+// below straight/. The last line on stdout is a JSON object: pages, boxes, objects, seconds, cpu_seconds, peak_bytes.
+// Loading the model is not in seconds.
 package main
 
 import (
