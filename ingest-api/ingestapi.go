@@ -79,7 +79,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 		return err
 	}
 
-	desk := &submission.Desk{Store: store, Producer: producer, MaxBytes: cfg.HTTP.MaxUpload, Patience: cfg.ProduceTimeout, Now: time.Now}
+	desk := submission.NewDesk(store, producer, cfg.HTTP.MaxUpload, cfg.ProduceTimeout, time.Now)
 	reader := &query.Reader{DB: db}
 	known := models.New(cfg.DefaultModel, p.Logger)
 	feed := &progress.Feed{Source: reader.Summaries, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}

@@ -44,7 +44,7 @@ func TestMemoryUnderUploads(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(t.TempDir(), "ingest-api")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack", "-o", program, "./cmd/ingest-api")
+	build := exec.Command("go", "build", "-trimpath", "-o", program, "./cmd/ingest-api")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -141,7 +141,7 @@ func serve(t *testing.T, change func(*httpapi.Config, *httpapi.Parts)) *served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	desk := &submission.Desk{Store: s.store, Producer: s.records, MaxBytes: 1 << 20, Patience: time.Second, Now: time.Now}
+	desk := submission.NewDesk(s.store, s.records, 1<<20, time.Second, time.Now)
 	known := models.New("layout_cdla", log)
 	known.CaughtUp()
 	cfg := httpapi.Config{RateBurst: 1, MaxUpload: 1 << 20, UploadTimeout: time.Minute, StallTimeout: 10 * time.Second, ObjectLinks: "stream"}

@@ -48,7 +48,7 @@ func (a *API) source(c *gin.Context) {
 		return
 	}
 	key := schemas.SourceKey(id)
-	if uri == a.Desk.Store.URI(key) {
+	if uri == a.Desk.URI(key) {
 		uri = "" // else it was referred to and still lies there
 	}
 	o := object{key: key, uri: uri, cache: "private, max-age=3600", name: downloadName(name, id)}

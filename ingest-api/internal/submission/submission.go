@@ -39,16 +39,29 @@ type Producer interface {
 	Produce(ctx context.Context, outs ...stage.Out) error
 }
 
-// Desk accepts submissions.
+// Desk accepts submissions. Make it with NewDesk.
 type Desk struct {
-	Store    Store
-	Producer Producer
-	MaxBytes int64         // of a source that is referred to
-	Patience time.Duration // for the record to be acknowledged
-	Now      func() time.Time
+	store    Store
+	producer Producer
+	maxBytes int64
+	patience time.Duration
+	now      func() time.Time
 
-	busy keyed
+	busy    keyed
+	storing chan struct{}
 }
+
+// maxStoring is how many sources are sent to S3 at once. More make nothing faster and each takes a connection, two
+// goroutines and the deep stacks of the SDK; the others wait on disk, which costs nothing.
+const maxStoring = 12
+
+// NewDesk makes a desk. maxBytes bounds sources that are referred to, patience the wait for a record to be acknowledged.
+func NewDesk(store Store, producer Producer, maxBytes int64, patience time.Duration, now func() time.Time) *Desk {
+	return &Desk{store: store, producer: producer, maxBytes: maxBytes, patience: patience, now: now, storing: make(chan struct{}, maxStoring)}
+}
+
+// URI is the s3:// reference of an object of ours.
+func (k *Desk) URI(key string) string { return k.store.URI(key) }
 
 // Key is what makes a submission repeatable: the caller's Idempotency-Key, within the caller's API key. The zero Key
 // makes none.
@@ -77,12 +90,18 @@ func (k *Desk) Upload(ctx context.Context, d schemas.DocumentSubmitted, kind fil
 	d.ContentType, d.SHA256, d.Bytes = string(kind), file.SHA256(), file.Size()
 	return k.accept(ctx, d, key, func(ctx context.Context, d *schemas.DocumentSubmitted) error {
 		source := schemas.SourceKey(d.DocumentID)
-		d.Source = k.Store.URI(source)
+		d.Source = k.store.URI(source)
 		r, err := file.Reader()
 		if err != nil {
 			return err
 		}
-		return k.Store.PutReader(ctx, source, r, file.Size(), string(kind))
+		select {
+		case k.storing <- struct{}{}:
+			defer func() { <-k.storing }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return k.store.PutReader(ctx, source, r, file.Size(), string(kind))
 	})
 }
 
@@ -98,7 +117,7 @@ func (k *Desk) Refer(ctx context.Context, d schemas.DocumentSubmitted, key Key) 
 
 // look tells what lies at source by its first bytes, and refuses what would fail anyway.
 func (k *Desk) look(ctx context.Context, source string) (filetype.Type, int64, error) {
-	body, info, err := k.Store.OpenURI(ctx, source)
+	body, info, err := k.store.OpenURI(ctx, source)
 	switch fault.CodeOf(err) {
 	case objectstore.CodeSource:
 		return "", 0, problem.Because(err, problem.SourceNotAllowed, "The source %.300q cannot be read here", source)
@@ -112,8 +131,8 @@ func (k *Desk) look(ctx context.Context, source string) (filetype.Type, int64, e
 	switch {
 	case info.Size == 0:
 		return "", 0, problem.New(problem.EmptyFile, "The object at %.300q is empty", source)
-	case info.Size > k.MaxBytes:
-		return "", 0, problem.New(problem.TooLarge, "The object at %.300q has %d bytes, at most %d are taken", source, info.Size, k.MaxBytes)
+	case info.Size > k.maxBytes:
+		return "", 0, problem.New(problem.TooLarge, "The object at %.300q has %d bytes, at most %d are taken", source, info.Size, k.maxBytes)
 	}
 	head := make([]byte, filetype.HeadSize)
 	n, err := io.ReadFull(body, head)
@@ -130,7 +149,7 @@ func (k *Desk) look(ctx context.Context, source string) (filetype.Type, int64, e
 // accept gives the document its identity and makes it durable. store puts the source where it belongs and says so in
 // the document; nil where it lies there already.
 func (k *Desk) accept(ctx context.Context, d schemas.DocumentSubmitted, key Key, store func(context.Context, *schemas.DocumentSubmitted) error) (schemas.DocumentSubmitted, error) {
-	d.SubmittedAt = k.Now().UTC().Truncate(time.Millisecond)
+	d.SubmittedAt = k.now().UTC().Truncate(time.Millisecond)
 	if key.Idempotency == "" {
 		d.DocumentID = schemas.NewDocumentID(d.SubmittedAt)
 		if store != nil {
@@ -193,7 +212,7 @@ func (k *Desk) acceptKeyed(ctx context.Context, d schemas.DocumentSubmitted, sto
 
 // Find is the marker of a document, nil where there is none.
 func (k *Desk) Find(ctx context.Context, documentID string) (*Submission, error) {
-	value, err := k.Store.Get(ctx, MarkerKey(documentID), maxMarker)
+	value, err := k.store.Get(ctx, MarkerKey(documentID), maxMarker)
 	if fault.CodeOf(err) == objectstore.CodeMissing {
 		return nil, nil
 	}
@@ -212,24 +231,24 @@ func (k *Desk) mark(ctx context.Context, s Submission) error {
 	if err != nil {
 		return fmt.Errorf("marshal the marker: %w", err)
 	}
-	if err := k.Store.Put(ctx, MarkerKey(s.Document.DocumentID), value, "application/json"); err != nil {
+	if err := k.store.Put(ctx, MarkerKey(s.Document.DocumentID), value, "application/json"); err != nil {
 		return problem.From(err, "Storing the submission")
 	}
 	return nil
 }
 
-// produce waits as long as Patience for the record to be acknowledged. After that the object stays where it is:
+// produce waits as long as its patience for the record to be acknowledged. After that the object stays where it is:
 // harmless, for nobody was told its id.
 func (k *Desk) produce(ctx context.Context, d schemas.DocumentSubmitted) error {
 	out, err := stage.Emit(schemas.TopicDocuments, d.DocumentID, d)
 	if err != nil {
 		return fmt.Errorf("make the record: %w", err)
 	}
-	bounded, cancel := context.WithTimeout(ctx, k.Patience)
+	bounded, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
-	err = k.Producer.Produce(bounded, out)
+	err = k.producer.Produce(bounded, out)
 	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		return problem.Because(err, problem.KafkaUnavailable, "Kafka did not acknowledge the record within %s", k.Patience)
+		return problem.Because(err, problem.KafkaUnavailable, "Kafka did not acknowledge the record within %s", k.patience)
 	}
 	if err != nil {
 		return problem.From(err, "Handing the document to the pipeline")

@@ -113,12 +113,12 @@ func newBench(t *testing.T) *bench {
 	}
 	s := newServers()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	desk := &submission.Desk{Store: s, Producer: s, MaxBytes: 1 << 20, Patience: 50 * time.Millisecond, Now: func() time.Time {
+	desk := submission.NewDesk(s, s, 1<<20, 50*time.Millisecond, func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		now = now.Add(time.Second)
 		return now
-	}}
+	})
 	return &bench{T: t, servers: s, desk: desk, spool: spool}
 }
 
