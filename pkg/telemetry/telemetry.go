@@ -116,6 +116,19 @@ func (t *Telemetry) Propagator() propagation.TextMapPropagator {
 // MetricsHandler answers /metrics: 404 where OTEL_METRICS_EXPORTER is none.
 func (t *Telemetry) MetricsHandler() http.Handler { return t.page }
 
+// FlushTraces sends the spans that have ended so far, until ctx ends. Who takes the spans of its own process calls it
+// before it stops taking them.
+func (t *Telemetry) FlushTraces(ctx context.Context) error {
+	provider, ok := t.tracers.(*sdktrace.TracerProvider)
+	if !ok {
+		return nil
+	}
+	if err := provider.ForceFlush(ctx); err != nil {
+		return fmt.Errorf("telemetry: flush traces: %w", err)
+	}
+	return nil
+}
+
 // Shutdown sends what is still to be sent, until ctx ends, and stops. It may be called twice.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var faults []error

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -71,12 +71,8 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 	}
 	p.Health.Register("kafka group", runner.Ready)
 
-	// The stage ends all: what else runs here serves it.
-	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer stop()
-	others.Go(func() { r.WatchModels(beside) })
+	// The stage ends all: what else runs here serves it. The receiver takes this process's own spans too, so at the end
+	// it is closed after the last of them have been sent.
 	if cfg.OTLPAddr != "" {
 		// Without tracing: the spans of its inserts would be spans to insert.
 		quiet, err := clickhouse.Open(ctx, cfg.ClickHouse, clickhouse.WithTelemetry(noop.NewTracerProvider(), meters))
@@ -88,14 +84,40 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 			return errors.Join(err, quiet.Close())
 		}
 		p.Logger.Info("receiving spans", "addr", receiver.Addr())
-		others.Go(func() {
-			if err := errors.Join(receiver.Run(beside), quiet.Close()); err != nil {
+		stop := beside(ctx, func(ctx context.Context) {
+			if err := errors.Join(receiver.Run(ctx), quiet.Close()); err != nil {
 				p.Logger.Error("spans are not received any more", "error", err)
 			}
 		})
+		defer func() {
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+			defer cancel()
+			if err := p.Telemetry.FlushTraces(flush); err != nil {
+				p.Logger.Warn("the last spans are lost", "error", err)
+			}
+			stop()
+		}()
 	}
+	defer beside(ctx, r.WatchModels)()
 	if err := runner.Run(ctx); err != nil {
 		return fmt.Errorf("recorder: %w", err)
 	}
 	return nil
+}
+
+// flushTime is how long the last spans may take into the queue of this process's own receiver.
+const flushTime = 2 * time.Second
+
+// beside runs do, whatever becomes of ctx, until stop is called, which waits for its end.
+func beside(ctx context.Context, do func(ctx context.Context)) (stop func()) {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		do(own)
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }

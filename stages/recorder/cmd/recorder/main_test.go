@@ -320,7 +320,9 @@ func TestRecorderProcess(t *testing.T) {
 
 	// Another group reads the topic from its start, into the same tables.
 	restarted := time.Now().Truncate(time.Millisecond)
-	replay := startProcess(t, append(b.environ, "LEAFCUTTER_GROUP_PREFIX=replay-")...)
+	// Its spans are all sent at its end, into its own receiver, which must be there still.
+	spans := "SELECT toString(count()) FROM otel_traces WHERE ServiceName = 'recorder' AND Timestamp >= fromUnixTimestamp64Milli(" + fmt.Sprint(restarted.UnixMilli()) + ")"
+	replay := startProcess(t, append(b.environ, "LEAFCUTTER_GROUP_PREFIX=replay-", "OTEL_BSP_SCHEDULE_DELAY=600000")...)
 	again := b.ends(t, documents+1, restarted)
 	for _, e := range again {
 		if e.State != schemas.Completed {
@@ -328,6 +330,14 @@ func TestRecorderProcess(t *testing.T) {
 		}
 	}
 	replay.end(t, syscall.SIGTERM)
+	if n, err := b.text(spans); err != nil || n == "0" {
+		t.Errorf("%s spans of the last recorder, %v", n, err)
+	}
+	for _, one := range []*process{p, replay} {
+		if strings.Contains(one.log.String(), "connection refused") {
+			t.Errorf("its last spans found nobody:\n%s", one.log)
+		}
+	}
 	if after := b.fingerprints(t); after != before {
 		t.Errorf("%v became %v by a replay", before, after)
 	}
