@@ -84,9 +84,9 @@ def find(entry, lines):
         got = ""
         for last in range(first, min(first + 4, len(lines))):
             got += lines[last].letters
-            # The page may number a heading where the outline does not.
-            numbered = got.endswith(bare) and want.endswith(bare) and len(got) - len(bare) <= 12
-            if got in (want, bare) or numbered:
+            # The page may number a heading where the outline does not. What else stands before it is another line.
+            number = got.removesuffix(bare) if got.endswith(bare) and want.endswith(bare) else "no"
+            if got in (want, bare) or re.fullmatch(r"(chapter|section|appendix|part)?([ivxlc]+|[a-z]?\d*)", number):
                 pieces = lines[first : last + 1]
                 size = max(p.size for p in pieces)
                 if size > best:
