@@ -24,7 +24,7 @@ deps: ## fetch ONNX Runtime, the model and chDB into build/, once, digests check
 
 .PHONY: build
 build: ## build every binary into build/bin
-	@command -v go >/dev/null || { echo "build: Go 1.26 is needed: https://go.dev/dl" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "build: Go 1.26 is needed: install it and run make again" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "build: a C compiler is needed: apt-get install gcc, or xcode-select --install" >&2; exit 1; }
 	@mkdir -p build/bin
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ $(PURE)

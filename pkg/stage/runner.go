@@ -102,13 +102,13 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	r.client = client
 
-	var workers, helpers sync.WaitGroup
+	var workers, others sync.WaitGroup
 	for range r.cfg.Limits.Workers {
 		workers.Go(func() { r.work(work) })
 	}
 	background, stopBackground := context.WithCancel(work)
-	helpers.Go(func() { r.commitEvery(background) })
-	helpers.Go(func() { r.watch(background) })
+	others.Go(func() { r.commitEvery(background) })
+	others.Go(func() { r.watch(background) })
 
 	r.poll(ctx)
 	r.log.Info("stopping: no new records are taken", "grace", r.cfg.Limits.Grace)
@@ -129,7 +129,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	hard()
 	stopBackground()
-	helpers.Wait()
+	others.Wait()
 
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastCommit)
 	defer cancel()
