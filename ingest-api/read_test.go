@@ -126,6 +126,20 @@ func TestWhatWasFound(t *testing.T) {
 			t.Errorf("source: %d %q %v", response.StatusCode, body, response.Header)
 		}
 	})
+	t.Run("the source of a record that named another place", func(t *testing.T) {
+		w.put(t.Context(), "inbox/elsewhere.pdf", []byte("%PDF-1.7 elsewhere"), "application/pdf")
+		id := schemas.NewDocumentID(now)
+		for version, c := range []struct{ source, want string }{
+			{"s3://leafcutter/inbox/elsewhere.pdf", "%PDF-1.7 elsewhere"},
+			{"s3://not-ours/x.pdf", "source-not-allowed"},
+			{"s3://leafcutter/inbox/gone.pdf", "object-not-found"},
+		} {
+			w.insert(t.Context(), "documents (document_id, title, source_uri, submitted_at, version)", []any{id, "Elsewhere", c.source, d.submittedAt, uint64(version)})
+			if response, body := w.get("/v1/documents/" + id + "/source"); !strings.Contains(string(body), c.want) {
+				t.Errorf("%s: %d %s", c.source, response.StatusCode, body)
+			}
+		}
+	})
 	t.Run("a crop is cut on request, and kept", func(t *testing.T) {
 		box := d.boxes[2][0]
 		if ok, err := w.store.Exists(t.Context(), box.CropKey); ok || err != nil {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -51,7 +52,7 @@ func (a *API) source(c *gin.Context) {
 	if uri == a.Desk.URI(key) {
 		uri = "" // else it was referred to and still lies there
 	}
-	o := object{key: key, uri: uri, cache: "private, max-age=3600", name: downloadName(name, id)}
+	o := object{key: key, uri: uri, cache: "private, max-age=3600", name: cmp.Or(name, id)}
 	if err := a.hand(c, o); err != nil {
 		refuse(c, err)
 	}
@@ -185,9 +186,12 @@ func (a *API) open(ctx context.Context, o object) (io.ReadCloser, objectstore.In
 	} else {
 		r, info, err = a.Objects.Open(ctx, o.key)
 	}
-	if fault.CodeOf(err) == objectstore.CodeMissing {
+	switch fault.CodeOf(err) {
+	case objectstore.CodeSource:
+		return nil, info, problem.Because(err, problem.SourceNotAllowed, "The source %.300q cannot be read here", o.uri)
+	case objectstore.CodeMissing:
 		if o.make == nil {
-			return nil, info, problem.Because(err, problem.ObjectNotFound, "There is nothing at %.300s", o.key)
+			return nil, info, problem.Because(err, problem.ObjectNotFound, "There is nothing at %.300s", cmp.Or(o.uri, o.key))
 		}
 		made, err := o.make(ctx)
 		if err != nil {
@@ -228,13 +232,6 @@ func safeType(contentType string) string {
 		return string(t)
 	}
 	return "application/octet-stream"
-}
-
-func downloadName(name, id string) string {
-	if name == "" {
-		return id
-	}
-	return name
 }
 
 // matches reports whether the header If-None-Match names the tag (RFC 9110, section 13.1.2: compared weakly).
