@@ -94,6 +94,10 @@ func TestBrokenFilesFailAndDisturbNothing(t *testing.T) {
 	value = must(json.Marshal(map[string]any{"document_id": foreign, "source": "s3://elsewhere/report.pdf"}))(t)
 	produce(ctx, t, p, &kgo.Record{Topic: schemas.TopicDocuments, Key: []byte(foreign), Value: value})
 	failing[foreign] = broken{File: corpus.File{Name: "s3://elsewhere"}, code: "source-not-allowed"}
+	unknown := must(uuid.NewV7())(t).String()
+	value = must(json.Marshal(map[string]any{"document_id": unknown, "source": p.Objects.URI("inbox/no-pages.pdf"), "model": "nobody-has-it"}))(t)
+	produce(ctx, t, p, &kgo.Record{Topic: schemas.TopicDocuments, Key: []byte(unknown), Value: value})
+	failing[unknown] = broken{File: corpus.File{Name: "a model that nobody has"}, code: "unknown-model"}
 	garbled := must(uuid.NewV7())(t).String()
 	produce(ctx, t, p, &kgo.Record{Topic: schemas.TopicDocuments, Key: []byte(garbled), Value: []byte(`{"source": "s3://`)})
 	failing[garbled] = broken{File: corpus.File{Name: "garbled JSON"}, code: "record-invalid"}

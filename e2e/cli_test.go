@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -105,6 +107,25 @@ func TestCommandLine(t *testing.T) {
 	run(2, "no-such-command")
 	run(0, "version")
 	run(0, "--help")
+}
+
+// A wait that is interrupted ends with the status that a shell gives to what Ctrl-C ended: nothing was seen to complete.
+func TestInterruptedWaitIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	p := shared.Get(t)
+	ctx := within(t)
+	file := filepath.Join(t.TempDir(), "long.pdf")
+	ok(t, os.WriteFile(file, corpus.Report(60, 8), 0o600))
+	cmd := exec.CommandContext(ctx, p.Binary("leafcutter"), "submit", "--wait", "--json", "--data-dir", p.Data, file)
+	said := must(cmd.StderrPipe())(t)
+	ok(t, cmd.Start())
+	must(said.Read(make([]byte, 1)))(t) // a state, so it was accepted and is followed
+	ok(t, cmd.Process.Signal(os.Interrupt))
+	must(io.Copy(io.Discard, said))(t)
+	var ended *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &ended) || ended.ExitCode() != 130 {
+		t.Errorf("ends with %v, want exit status 130", err)
+	}
 }
 
 // `up --submit FILE --exit` is the whole of it in one command: rows on the screen, and everything ends.

@@ -124,8 +124,7 @@ func replay(ctx context.Context, t *testing.T, p *pipeline.Pipeline, stage, pref
 		}
 	case <-time.After(40 * time.Second):
 		ok(t, cmd.Process.Kill())
-		<-ended
-		t.Errorf("%s does not stop:\n%s", stage, log.String())
+		t.Errorf("%s does not stop (%v):\n%s", stage, <-ended, log.String())
 	}
 }
 

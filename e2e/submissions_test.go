@@ -87,7 +87,8 @@ func TestTutorialsAddress(t *testing.T) {
 	ok(t, w.Close())
 	request := must(http.NewRequestWithContext(ctx, http.MethodPost, p.API+"/api/create/", &form))(t)
 	request.Header.Set("Content-Type", w.FormDataContentType())
-	response := must(p.HTTP().Do(request))(t)
+	response, err := p.HTTP().Do(request)
+	ok(t, err)
 	body := must(io.ReadAll(response.Body))(t)
 	ok(t, response.Body.Close())
 	var made struct{ ID, Title, File, State string }

@@ -162,7 +162,16 @@ func (p *Pipeline) end(how syscall.Signal) error {
 		p.Objects.Close()
 	}
 	p.http.CloseIdleConnections()
+	// With what the children started themselves: renderers must not outlive their stage either.
+	outlive := map[int]string{}
 	children, err := p.Children()
+	for _, c := range children {
+		family, familyErr := p.Family(c)
+		err = errors.Join(err, familyErr)
+		for _, pid := range family {
+			outlive[pid] = c.Name
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -177,11 +186,11 @@ func (p *Pipeline) end(how syscall.Signal) error {
 		<-p.done
 		return fmt.Errorf("leafcutter up did not stop within %s\n%s", stopTime, p.said)
 	}
-	for _, c := range children {
-		for Alive(c.PID) {
+	for pid, name := range outlive {
+		for Alive(pid) {
 			select {
 			case <-deadline:
-				return fmt.Errorf("%s, process %d, outlives leafcutter up", c.Name, c.PID)
+				return fmt.Errorf("process %d of %s outlives leafcutter up", pid, name)
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
