@@ -2,6 +2,7 @@ package pagesplitter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -26,6 +27,7 @@ type Models struct {
 
 	mu        sync.Mutex
 	announced map[string]schemas.ModelAnnounced
+	reminded  time.Time // when the log last said that documents wait
 	caughtUp  chan struct{}
 	once      sync.Once
 }
@@ -94,6 +96,39 @@ func (m *Models) Probe(context.Context) error {
 	return err
 }
 
+// Ready tells what documents that name no model would wait for.
+func (m *Models) Ready() error {
+	select {
+	case <-m.caughtUp:
+		_, err := m.lookup(m.standard)
+		return err
+	default:
+		return errors.New("the topic of models is still to be read")
+	}
+}
+
+// want is lookup for a document. Documents that wait for a model say so in the log
+// once a minute: a detector that nobody started does not show otherwise.
+func (m *Models) want(name string) (schemas.ModelAnnounced, error) {
+	announced, err := m.lookup(name)
+	if fault.ClassOf(err) == fault.Unavailable && m.reminds(time.Now()) {
+		m.logger.Warn("documents wait for a model that no detector has announced yet: start one that serves it", slog.String("model", name))
+	}
+	return announced, err
+}
+
+// reminds reports whether the last reminder was a minute ago, and takes now for the
+// time of the next.
+func (m *Models) reminds(now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now.Sub(m.reminded) < time.Minute {
+		return false
+	}
+	m.reminded = now
+	return true
+}
+
 // lookup returns what was announced of a model.
 func (m *Models) lookup(name string) (schemas.ModelAnnounced, error) {
 	m.mu.Lock()
@@ -103,7 +138,7 @@ func (m *Models) lookup(name string) (schemas.ModelAnnounced, error) {
 	case ok:
 		return announced, nil
 	case name == m.standard:
-		return announced, fault.AsUnavailable(modelDependency, fmt.Errorf("no detector has announced the model %s yet", name))
+		return announced, fault.AsUnavailable(modelDependency, fmt.Errorf("no detector has announced the model %s yet: start one", name))
 	default:
 		return announced, fault.Permanentf(CodeUnknownModel, "no detector has announced a model %s", name)
 	}

@@ -74,7 +74,7 @@ func (p *Planner) Handle(ctx context.Context, in stage.In) stage.Result {
 	// Asked before anything is fetched: a model may be waited for for long, and
 	// each look at it should cost nothing.
 	for _, name := range s.models(p.cfg.DefaultModel) {
-		m, err := p.models.lookup(name)
+		m, err := p.models.want(name)
 		switch {
 		case err == nil:
 			runs = append(runs, m)

@@ -268,6 +268,44 @@ func TestModelsAwait(t *testing.T) {
 func TestLargeSubmissionIsKept(t *testing.T) {
 	b := newBench(t)
 	in := record(append([]byte("%PDF-1.7\n"), make([]byte, 300<<10)...), nil)
+// TestModelThatNobodyServes is told: once a minute in the log, and where the program
+// is asked whether it is ready.
+func TestModelThatNobodyServes(t *testing.T) {
+	b := newBench(t)
+	var log bytes.Buffer
+	b.models.logger = slog.New(slog.NewTextHandler(&log, nil))
+	b.models.Apply("layout_cdla", nil)
+	if err := b.models.Ready(); err == nil || strings.Contains(err.Error(), "layout_cdla") {
+		t.Errorf("before the topic was read: %v", err)
+	}
+	b.models.CaughtUp()
+	if err := b.models.Ready(); err == nil || !strings.Contains(err.Error(), "layout_cdla") {
+		t.Errorf("ready without the default model: %v", err)
+	}
+	lines := func() int { return strings.Count(log.String(), "model=layout_cdla") }
+	if lines() != 0 {
+		t.Errorf("a line with no document that waits: %s", log.String())
+	}
+	for range 3 {
+		handle(t, b.planner.Stage(), record(testpdf.Text(1), nil))
+	}
+	if lines() != 1 {
+		t.Errorf("%d lines after three looks", lines())
+	}
+	b.models.reminded = time.Now().Add(-time.Minute)
+	handle(t, b.planner.Stage(), record(testpdf.Text(1), nil))
+	if lines() != 2 {
+		t.Errorf("%d lines after a minute", lines())
+	}
+	handle(t, b.planner.Stage(), reference(t, schemas.DocumentSubmitted{Source: "s3://b/k", Model: "other"}))
+	b.announce(t, "layout_cdla")
+	handle(t, b.planner.Stage(), record(testpdf.Text(1), nil))
+	if err := b.models.Ready(); err != nil || lines() != 2 {
+		t.Errorf("announced: %v, %d lines", err, lines())
+	}
+}
+
+// TestLargeSubmissionIsKept beside the document that it names, and not in its place.
 	ref, err := b.planner.Stage().StoreLarge(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)

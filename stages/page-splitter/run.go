@@ -77,6 +77,7 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 		if err != nil {
 			return err
 		}
+		rt.Ready("default model", models.Ready)
 		jobs = append(jobs, func(ctx context.Context) error {
 			// The planner may ask until its last document is done.
 			following, stop := context.WithCancel(context.WithoutCancel(ctx))

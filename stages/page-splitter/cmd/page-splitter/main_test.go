@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore/objectstoretest"
+	"leafcutter/pkg/program"
 	"leafcutter/schemas"
 	pagesplitter "leafcutter/stages/page-splitter"
 	"leafcutter/stages/page-splitter/internal/testpdf"
@@ -71,6 +74,36 @@ func TestConfigVerify(t *testing.T) {
 	}
 }
 
+// report is what a program says of being ready.
+type report program.Report
+
+func (r report) unready() (names []string) {
+	for _, c := range r.Checks {
+		if !c.OK {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// readiness asks the program whose address lies in a file.
+func readiness(ctx context.Context, file string) (r report, err error) {
+	host, err := os.ReadFile(file)
+	if err != nil {
+		return r, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+strings.TrimSpace(string(host))+"/readyz", nil)
+	if err != nil {
+		return r, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return r, err
+	}
+	err = json.NewDecoder(response.Body).Decode(&r)
+	return r, errors.Join(err, response.Body.Close())
+}
+
 // TestProgram starts the program as it is deployed, produces a PDF, a broken one
 // and a reference, reads what comes out, and stops it by a signal.
 func TestProgram(t *testing.T) {
@@ -101,39 +134,34 @@ func TestProgram(t *testing.T) {
 		"LEAFCUTTER_CACHE_DIR=" + filepath.Join(folder, "cache"),
 		"LEAFCUTTER_ADMIN_ADDR=127.0.0.1:0", "LEAFCUTTER_ADMIN_FILE=" + address,
 	}
-	program := command(t, environ)
+	running := command(t, environ)
 	var log bytes.Buffer
-	program.Stderr = &log
-	if err := program.Start(); err != nil {
+	running.Stderr = &log
+	if err := running.Start(); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- program.Wait() }()
-	for {
-		out, err := command(t, environ, "-health").CombinedOutput()
-		if err == nil {
-			break
-		}
-		select {
-		case err := <-ended:
-			t.Fatalf("ended: %v\n%s", err, log.String())
-		case <-ctx.Done():
-			t.Fatalf("never ready: %s", out)
-		case <-time.After(50 * time.Millisecond):
+	go func() { ended <- running.Wait() }()
+	// until asks until what the program waits for is what is given, by name.
+	until := func(unready ...string) {
+		t.Helper()
+		for {
+			report, err := readiness(ctx, address)
+			if err == nil && slices.Equal(report.unready(), unready) {
+				return
+			}
+			select {
+			case err := <-ended:
+				t.Fatalf("ended: %v\n%s", err, log.String())
+			case <-ctx.Done():
+				t.Fatalf("never waits for just %q: %+v, %v", unready, report, err)
+			case <-time.After(50 * time.Millisecond):
+			}
 		}
 	}
-	host, err := os.ReadFile(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{"/livez", "/readyz", "/metrics"} {
-		response, err := http.Get("http://" + strings.TrimSpace(string(host)) + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusOK {
-			t.Errorf("%s: %s, %v", path, response.Status, err)
-		}
+	until("default model")
+	if out, err := command(t, environ, "-health").CombinedOutput(); err == nil || !bytes.Contains(out, []byte("no detector has announced the model layout_cdla yet: start one")) {
+		t.Errorf("without a detector: %v\n%s", err, out)
 	}
 
 	client, err := kafka.NewClient(kafka.Config{Brokers: cluster.ListenAddrs(), SessionTimeout: 10 * time.Second},
@@ -156,6 +184,23 @@ func TestProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	send(schemas.TopicModels, "layout_cdla", announced)
+	until()
+	if out, err := command(t, environ, "-health").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	host, err := os.ReadFile(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/livez", "/readyz", "/metrics"} {
+		response, err := http.Get("http://" + strings.TrimSpace(string(host)) + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := response.Body.Close(); err != nil || response.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s, %v", path, response.Status, err)
+		}
+	}
 	send(schemas.TopicDocuments, "", []byte("%PDF-1.7\n and nothing else"))
 	if err := store.Put(ctx, "inbox/book.pdf", testpdf.Text(17), "application/pdf"); err != nil {
 		t.Fatal(err)
@@ -206,7 +251,7 @@ func TestProgram(t *testing.T) {
 		})
 	}
 
-	if err := program.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := running.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	select {
