@@ -32,7 +32,7 @@ const (
 type Config struct {
 	DefaultModel string       `env:"LEAFCUTTER_DEFAULT_MODEL" envDefault:"layout_cdla" desc:"model of a submission that names none; waited for where no detector has announced it yet"`
 	MaxDocument  config.Bytes `env:"LEAFCUTTER_MAX_DOCUMENT_BYTES" envDefault:"512MiB" desc:"size of a document above which it is refused as document-too-large"`
-	CacheDir     string       `env:"LEAFCUTTER_CACHE_DIR" desc:"folder for documents while their pages are rendered; empty for leafcutter in the system's folder for temporary files"`
+	CacheDir     string       `env:"LEAFCUTTER_CACHE_DIR" desc:"folder for documents while their pages are rendered; empty for leafcutter/page-splitter in the user's cache folder"`
 	CacheBytes   config.Bytes `env:"LEAFCUTTER_CACHE_BYTES" envDefault:"2GiB" desc:"bytes of documents kept there at most"`
 	Uploads      int          `env:"LEAFCUTTER_UPLOADS" envDefault:"4" desc:"pages of one range that are uploaded at once"`
 	Render       render.Config
@@ -50,16 +50,25 @@ func (c Config) Validate() error {
 	if c.CacheBytes < c.MaxDocument {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_CACHE_BYTES: %s, must be LEAFCUTTER_MAX_DOCUMENT_BYTES (%s) or more", c.CacheBytes, c.MaxDocument))
 	}
+	if _, err := c.cacheDir(); err != nil {
+		faults = append(faults, err)
+	}
 	if c.Uploads < 1 || c.Uploads > schemas.FirstPages {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_UPLOADS: %d is outside 1 to %d", c.Uploads, schemas.FirstPages))
 	}
 	return errors.Join(faults...)
 }
 
-// cacheDir is where documents are kept.
-func (c Config) cacheDir() string {
+// cacheDir is where documents are kept: by default in a folder that is this user's
+// alone. In the system's folder for temporary files anybody could have made it
+// first, and would own what lies in it.
+func (c Config) cacheDir() (string, error) {
 	if c.CacheDir != "" {
-		return c.CacheDir
+		return c.CacheDir, nil
 	}
-	return filepath.Join(os.TempDir(), "leafcutter", "page-splitter")
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("there is no cache folder for documents: set LEAFCUTTER_CACHE_DIR: %w", err)
+	}
+	return filepath.Join(dir, "leafcutter", "page-splitter"), nil
 }

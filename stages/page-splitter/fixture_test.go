@@ -88,7 +88,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	sources, err := sourcecache.Open(cfg.cacheDir(), int64(cfg.CacheBytes), int64(cfg.MaxDocument),
+	sources, err := sourcecache.Open(cfg.CacheDir, int64(cfg.CacheBytes), int64(cfg.MaxDocument),
 		func(ctx context.Context, uri string) (io.ReadCloser, int64, error) {
 			body, info, err := store.OpenURI(ctx, uri)
 			return body, info.Size, err

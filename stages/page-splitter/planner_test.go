@@ -341,6 +341,15 @@ func TestConfigReportsEveryFault(t *testing.T) {
 func FuzzReadSubmission(f *testing.F) {
 	f.Add([]byte("%PDF-1.7"), "", "title")
 	f.Add([]byte(`{"source":"s3://b/k","dpi":100}`), "application/json", "")
+	t.Setenv("HOME", "")
+	t.Setenv("XDG_CACHE_HOME", "")
+	if err := (Config{}).Validate(); err == nil || !strings.Contains(err.Error(), "LEAFCUTTER_CACHE_DIR") {
+		t.Errorf("no folder for the cache: %v", err)
+	}
+	t.Setenv("HOME", "/home/somebody")
+	if dir, err := (Config{}).cacheDir(); err != nil || !strings.HasPrefix(dir, "/home/somebody/") {
+		t.Errorf("the cache of somebody lies in %s, %v", dir, err)
+	}
 	f.Add([]byte(`{"source":"s3://b/k","document_id":"x","submitted_at":"0001-01-01T00:00:00Z"}`), "", "")
 	f.Add([]byte{}, "image/png", "\xff")
 	f.Fuzz(func(t *testing.T, value []byte, contentType, title string) {

@@ -64,7 +64,11 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 		body, info, err := rt.Store.OpenURI(ctx, uri)
 		return body, info.Size, err
 	}
-	sources, err := sourcecache.Open(cfg.cacheDir(), int64(cfg.CacheBytes), int64(cfg.MaxDocument), fetch)
+	dir, err := cfg.cacheDir()
+	if err != nil {
+		return err
+	}
+	sources, err := sourcecache.Open(dir, int64(cfg.CacheBytes), int64(cfg.MaxDocument), fetch)
 	if err != nil {
 		return err
 	}
