@@ -114,7 +114,7 @@ func (p *Planner) inspect(ctx context.Context, s *submission) (pageCount int, er
 		}
 		s.Source = p.store.URI(key)
 	}
-	file, err := p.sources.Get(ctx, s.Source)
+	file, err := p.sources.Get(ctx, sourcecache.Document{ID: s.DocumentID, URI: s.Source, SHA256: s.SHA256})
 	if err != nil {
 		return 0, fmt.Errorf("fetching the document: %w", err)
 	}

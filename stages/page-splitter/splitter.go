@@ -120,7 +120,7 @@ type outcome struct {
 // the next page is rendered. An error concerns the range as a whole.
 func (s *Splitter) split(ctx context.Context, r schemas.PageRange, last bool) ([]outcome, error) {
 	done := make([]outcome, len(r.Pages))
-	source := &lazySource{splitter: s, uri: r.Source}
+	source := &lazySource{splitter: s, run: r.Run}
 	defer source.close()
 	uploads, uploading := errgroup.WithContext(ctx)
 	uploads.SetLimit(s.cfg.Uploads)
@@ -242,7 +242,7 @@ func textKey(r schemas.PageRange, i int) string {
 // it.
 type lazySource struct {
 	splitter *Splitter
-	uri      string
+	run      schemas.Run
 	file     *sourcecache.File
 	doc      render.Document
 }
@@ -251,7 +251,7 @@ func (l *lazySource) open(ctx context.Context) (render.Document, error) {
 	if l.doc != nil {
 		return l.doc, nil
 	}
-	file, err := l.splitter.sources.Get(ctx, l.uri)
+	file, err := l.splitter.sources.Get(ctx, sourcecache.Document{ID: l.run.DocumentID, URI: l.run.Source, SHA256: l.run.SHA256})
 	if err != nil {
 		return nil, fmt.Errorf("fetching the document: %w", err)
 	}

@@ -35,6 +35,14 @@ func (b *bench) planned(t *testing.T, d schemas.DocumentSubmitted) []stage.In {
 	return ins
 }
 
+// asOuts is what the planner made of what the splitter gets.
+func asOuts(ins []stage.In) (outs []stage.Out) {
+	for _, in := range ins {
+		outs = append(outs, stage.Out{Topic: in.Topic, Key: in.Key, Value: in.Value, Headers: in.Headers})
+	}
+	return outs
+}
+
 const pagesTopic = "pages.layout_cdla"
 
 func TestSplit(t *testing.T) {

@@ -147,7 +147,7 @@ func (s submission) resolve(m schemas.ModelAnnounced, selection pages.Selection,
 func (s submission) run(o schemas.RunOptions, selected int) schemas.Run {
 	return schemas.Run{
 		DocumentID: s.DocumentID, RunID: schemas.RunID(s.DocumentID, o), SubmittedAt: s.SubmittedAt, Source: s.Source,
-		ContentType: s.ContentType, PagesSelected: selected, Options: o,
+		SHA256: s.SHA256, ContentType: s.ContentType, PagesSelected: selected, Options: o,
 	}
 }
 

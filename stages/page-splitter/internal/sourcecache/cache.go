@@ -5,6 +5,10 @@
 // The cache is bounded in bytes: what is not in use goes, least recently used
 // first, and a document that does not fit waits until others are released. It
 // starts empty; nothing that an earlier process left behind is believed.
+//
+// A URI does not say what lies there: its owner may replace it at any time. So a
+// document is known by its submission and URI, and who knows its digest gets that
+// content or none.
 package sourcecache
 
 import (
@@ -16,9 +20,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
 
 	"leafcutter/pkg/fault"
 )
@@ -30,6 +33,16 @@ const Dependency = "cache-disk"
 // CodeTooLarge refuses a document above the bound on one document's size.
 const CodeTooLarge = "document-too-large"
 
+// CodeChanged refuses a document that is not what was submitted or planned.
+const CodeChanged = "source-changed"
+
+// Document says what is wanted.
+type Document struct {
+	ID     string // of the document as it was submitted
+	URI    string
+	SHA256 string // hexadecimal; empty for whatever is there now
+}
+
 // Fetch starts to read the document that a URI names and tells its size in bytes.
 type Fetch func(ctx context.Context, uri string) (body io.ReadCloser, size int64, err error)
 
@@ -40,23 +53,27 @@ type Cache struct {
 	limit       int64
 	maxDocument int64
 	fetch       Fetch
+	free        func(dir string) (bytes int64, err error)
 
 	mu      sync.Mutex
-	entries map[string]*entry
+	entries map[key]*entry
 	unused  *list.List    // of *entry, complete and not in use, most recently used first
 	used    int64         // bytes that all entries take or are about to take
 	room    chan struct{} // closed and replaced whenever bytes may have become free
+	lacking int64         // bytes that the disk did not take; 0 where it took all since the last probe
 }
+
+type key struct{ document, uri string }
 
 // entry is a document that is here or on its way.
 type entry struct {
-	uri   string
-	path  string
+	key   key
 	ready chan struct{} // closed when the fetch has ended
 	stop  context.CancelFunc
 
 	// Written before ready is closed, read after.
 	err    error
+	path   string
 	size   int64
 	sha256 string
 
@@ -99,8 +116,8 @@ func Open(dir string, limit, maxDocument int64, fetch Fetch) (*Cache, error) {
 		return nil, errors.Join(fmt.Errorf("source cache: %w", err), os.RemoveAll(own))
 	}
 	return &Cache{
-		dir: own, lock: lock, limit: limit, maxDocument: maxDocument, fetch: fetch,
-		entries: map[string]*entry{}, unused: list.New(), room: make(chan struct{}),
+		dir: own, lock: lock, limit: limit, maxDocument: maxDocument, fetch: fetch, free: freeBytes,
+		entries: map[key]*entry{}, unused: list.New(), room: make(chan struct{}),
 	}, nil
 }
 
@@ -110,62 +127,41 @@ func (c *Cache) Close() error {
 	return errors.Join(os.RemoveAll(c.dir), c.lock.Close())
 }
 
-// acquire locks a folder for the life of this process: the kernel gives the lock
-// up with it, however it ends.
-func acquire(dir string) (*os.File, error) {
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", lock.Name(), err), lock.Close())
-	}
-	return lock, nil
-}
-
-// sweep removes the folders of processes that are gone. One that has been made
-// this moment and is not locked yet may be taken for such; its process then fails
-// to start and says so.
-func sweep(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, "sources-*"))
-	if err != nil {
-		return err
-	}
-	var faults []error
-	for _, folder := range left {
-		lock, err := acquire(folder)
-		if err != nil {
-			continue // in use by another process
-		}
-		faults = append(faults, os.RemoveAll(folder), lock.Close())
-	}
-	return errors.Join(faults...)
-}
-
-// Get returns the document that uri names, fetching it if it is not here.
-// Callers that ask for one at the same time share a fetch. Errors are those of
-// the fetch; a document that is too large is a permanent fault, a full disk the
-// unavailability of [Dependency].
-func (c *Cache) Get(ctx context.Context, uri string) (*File, error) {
+// Get returns a document, fetching it if it is not here. Callers that ask for one
+// at the same time share a fetch. Where the digest is not known, what is kept is
+// not believed: its owner may have replaced it. Errors are those of the fetch;
+// too large a document, or one with another digest, is a permanent fault, a full
+// disk the unavailability of [Dependency].
+func (c *Cache) Get(ctx context.Context, want Document) (*File, error) {
 	for {
-		e := c.enter(ctx, uri)
+		e, mine := c.enter(ctx, want)
 		select {
 		case <-e.ready:
 		case <-ctx.Done():
 			c.leave(e)
-			return nil, fmt.Errorf("waiting for %s: %w", uri, context.Cause(ctx))
+			return nil, fmt.Errorf("waiting for %s: %w", want.URI, context.Cause(ctx))
 		}
-		if e.err == nil {
+		if e.err == nil && want.takes(e.sha256) {
 			return &File{Path: e.path, Size: e.size, SHA256: e.sha256, cache: c, entry: e}, nil
 		}
 		c.leave(e)
-		// The fetch belongs to all who wait for it and ends when the last one
-		// goes. Whoever comes just then starts another.
-		if errors.Is(e.err, errAbandoned) && ctx.Err() == nil {
+		switch {
+		case e.err == nil && mine:
+			return nil, fault.Permanentf(CodeChanged, "%s: its sha256 is %s, that of the document was %.64s", want.URI, e.sha256, want.SHA256)
+		case e.err == nil:
+			continue // what another one fetched for an earlier submission
+		case errors.Is(e.err, errAbandoned) && ctx.Err() == nil:
+			// The fetch belongs to all who wait for it and ends when the last
+			// one goes. Whoever comes just then starts another.
 			continue
 		}
 		return nil, e.err
 	}
+}
+
+// takes reports whether content of that digest is what is wanted.
+func (d Document) takes(digest string) bool {
+	return d.SHA256 == "" || strings.EqualFold(d.SHA256, digest)
 }
 
 // Release says that the document is not needed any more. It is legal to call it
@@ -174,30 +170,48 @@ func (f *File) Release() { f.once.Do(func() { f.cache.leave(f.entry) }) }
 
 var errAbandoned = errors.New("nobody waits for the document any more")
 
-// enter adds a user to an entry, making it if there is none.
-func (c *Cache) enter(ctx context.Context, uri string) *entry {
+// enter adds a user to an entry, making it if there is none that will do; mine
+// tells which.
+func (c *Cache) enter(ctx context.Context, want Document) (e *entry, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.entries[uri]; ok {
+	k := key{want.ID, want.URI}
+	if e, ok := c.entries[k]; ok && c.mayDo(e, want) {
 		e.users++
 		if e.place != nil {
 			c.unused.Remove(e.place)
 			e.place = nil
 		}
-		return e
+		return e, false
+	} else if ok {
+		// Its users keep it; the last one takes it away.
+		delete(c.entries, k)
+		if e.place != nil {
+			c.evict(e)
+		}
 	}
-	name := sha256.Sum256([]byte(uri)) // never a name from outside
-	e := &entry{uri: uri, path: filepath.Join(c.dir, hex.EncodeToString(name[:])), ready: make(chan struct{}), users: 1}
-	c.entries[uri] = e
+	e = &entry{key: k, ready: make(chan struct{}), users: 1}
+	c.entries[k] = e
 	// The trace goes on, the caller's end does not end it: others may wait too.
 	var fetching context.Context
 	fetching, e.stop = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
-		scratch, err := c.fill(fetching, e)
+		err := c.fill(fetching, e)
 		e.stop()
-		c.settle(e, scratch, err)
+		c.settle(e, err)
 	}()
-	return e
+	return e, true
+}
+
+// mayDo reports whether an entry is what is wanted, or on its way to be. The
+// caller holds the lock.
+func (c *Cache) mayDo(e *entry, want Document) bool {
+	select {
+	case <-e.ready:
+		return want.SHA256 != "" && want.takes(e.sha256)
+	default:
+		return true
+	}
 }
 
 // leave takes a user away.
@@ -205,51 +219,69 @@ func (c *Cache) leave(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.users--
-	if e.users > 0 || c.entries[e.uri] != e {
+	if e.users > 0 {
 		return
 	}
+	current := c.entries[e.key] == e
 	select {
 	case <-e.ready:
-		e.place = c.unused.PushFront(e)
-		c.freed()
+		switch {
+		case e.err != nil: // nothing is left of it
+		case current:
+			e.place = c.unused.PushFront(e)
+			c.freed()
+		default: // replaced while it was in use
+			c.remove(e)
+		}
 	default:
 		e.stop()
-		delete(c.entries, e.uri) // the next one to ask starts anew
+		if current {
+			delete(c.entries, e.key) // the next one to ask starts anew
+		}
 	}
 }
 
-// settle ends a fetch. The file comes to its place and the entry becomes ready as
-// one: were the lock given up in between, the last user could leave there, and
-// file and bytes would be nobody's.
-func (c *Cache) settle(e *entry, scratch string, err error) {
+// settle ends a fetch. The entry becomes ready under the lock: were it given up in
+// between, the last user could leave there, and file and bytes would be nobody's.
+func (c *Cache) settle(e *entry, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil && c.entries[e.uri] != e {
+	if err == nil && c.entries[e.key] != e {
 		err = errAbandoned
 	}
-	if err == nil {
-		if err = os.Rename(scratch, e.path); err != nil {
-			err = diskFault(err)
-		}
-	}
 	if err != nil {
-		if scratch != "" {
-			_ = os.Remove(scratch) // what cannot be removed now goes with the folder
+		if fault.DependencyOf(err) == Dependency {
+			// What is only kept in case makes room for what is needed.
+			c.lacking = max(c.lacking, e.bytes)
+			for c.unused.Len() > 0 {
+				c.evict(c.unused.Back().Value.(*entry))
+			}
 		}
-		c.forget(e)
+		c.remove(e)
 	}
 	e.err = err
 	close(e.ready)
 }
 
-// forget gives an entry's bytes back. The caller holds the lock.
-func (c *Cache) forget(e *entry) {
-	if c.entries[e.uri] == e {
-		delete(c.entries, e.uri)
+// remove takes an entry's file away and gives its bytes back. The caller holds the
+// lock.
+func (c *Cache) remove(e *entry) {
+	if c.entries[e.key] == e {
+		delete(c.entries, e.key)
+	}
+	if e.path != "" {
+		_ = os.Remove(e.path) // what cannot be removed now goes with the folder
 	}
 	c.used -= e.bytes
 	e.bytes = 0
 	c.freed()
+}
+
+// evict removes an entry that nobody uses. The caller holds the lock.
+func (c *Cache) evict(e *entry) {
+	c.unused.Remove(e.place)
+	e.place = nil
+	c.remove(e)
 }
 
 // freed wakes up those who wait for room. The caller holds the lock.
@@ -258,64 +290,79 @@ func (c *Cache) freed() {
 	c.room = make(chan struct{})
 }
 
-// reserve waits until size bytes are free for e, evicting what is not in use.
-func (c *Cache) reserve(ctx context.Context, e *entry, size int64) error {
+// reserve takes size bytes for e, evicting what is not in use, or returns a channel
+// that is closed when it may be worth while to try again.
+func (c *Cache) reserve(e *entry, size int64) (wait <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	others := c.used - e.bytes
+	for others+size > c.limit && c.unused.Len() > 0 {
+		oldest := c.unused.Back().Value.(*entry)
+		others -= oldest.bytes
+		c.evict(oldest)
+	}
+	if others+size > c.limit {
+		return c.room
+	}
+	c.used, e.bytes = others+size, size
+	return nil
+}
+
+// open starts to read e's document once there is room for it.
+func (c *Cache) open(ctx context.Context, e *entry) (body io.ReadCloser, size int64, err error) {
 	for {
-		c.mu.Lock()
-		for c.used+size > c.limit && c.unused.Len() > 0 {
-			c.evict(c.unused.Back().Value.(*entry))
+		if body, size, err = c.fetch(ctx, e.key.uri); err != nil {
+			return nil, 0, err
 		}
-		if c.used+size <= c.limit {
-			c.used += size
-			e.bytes = size
-			c.mu.Unlock()
-			return nil
+		if size > c.maxDocument {
+			_ = body.Close() // none of it was read
+			return nil, 0, fault.Permanentf(CodeTooLarge, "%s: %d bytes, at most %d are allowed", e.key.uri, size, c.maxDocument)
 		}
-		room := c.room
-		c.mu.Unlock()
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return errAbandoned
+		wait := c.reserve(e, size)
+		if wait == nil {
+			return body, size, nil
+		}
+		// Room may take long to come, and a body that nobody reads would be
+		// given up as stalled. It is asked for again, and may be of another
+		// size by then.
+		_ = body.Close() // none of it was read
+		for wait != nil {
+			select {
+			case <-wait:
+			case <-ctx.Done():
+				return nil, 0, errAbandoned
+			}
+			wait = c.reserve(e, size)
 		}
 	}
 }
 
-// evict removes an entry that nobody uses. The caller holds the lock.
-func (c *Cache) evict(e *entry) {
-	c.unused.Remove(e.place)
-	e.place = nil
-	_ = os.Remove(e.path) // what cannot be removed now goes with the folder
-	c.forget(e)
-}
-
-// fill fetches a document into a scratch file, which it names even in failure.
-func (c *Cache) fill(ctx context.Context, e *entry) (scratch string, err error) {
-	body, size, err := c.fetch(ctx, e.uri)
+// fill fetches a document into a file of its own, which it names in the entry even
+// in failure.
+func (c *Cache) fill(ctx context.Context, e *entry) error {
+	body, size, err := c.open(ctx, e)
 	if err != nil {
-		return "", abandoned(ctx, err)
+		return abandoned(ctx, err)
 	}
 	defer func() { _ = body.Close() }() // read to its end, or of no interest any more
-	if size > c.maxDocument {
-		return "", fault.Permanentf(CodeTooLarge, "%s: %d bytes, at most %d are allowed", e.uri, size, c.maxDocument)
+	if err := c.fits(size); err != nil {
+		return err
 	}
-	if err := c.reserve(ctx, e, size); err != nil {
-		return "", err
-	}
-	file, err := os.CreateTemp(c.dir, "fetch-")
+	file, err := os.CreateTemp(c.dir, "document-") // never a name from outside
 	if err != nil {
-		return "", diskFault(err)
+		return diskFault(err)
 	}
+	e.path = file.Name()
 	sum := sha256.New()
 	n, err := io.Copy(io.MultiWriter(fileWriter{file}, sum), io.LimitReader(body, size+1))
 	if err == nil && n != size {
-		err = fault.AsTransient("source-changed", fmt.Errorf("%s: %d bytes came, %d were announced", e.uri, n, size))
+		err = fault.AsTransient(CodeChanged, fmt.Errorf("%s: %d bytes came, %d were announced", e.key.uri, n, size))
 	}
 	if closeErr := file.Close(); err == nil && closeErr != nil {
 		err = diskFault(closeErr)
 	}
 	e.size, e.sha256 = size, hex.EncodeToString(sum.Sum(nil))
-	return file.Name(), abandoned(ctx, err)
+	return abandoned(ctx, err)
 }
 
 // abandoned tells an error that the end of the fetch brought about from one that
@@ -325,31 +372,4 @@ func abandoned(ctx context.Context, err error) error {
 		return errAbandoned
 	}
 	return err
-}
-
-// fileWriter classes the errors of the disk, which io.Copy would mix with those
-// of the store.
-type fileWriter struct{ file *os.File }
-
-func (w fileWriter) Write(p []byte) (int, error) {
-	n, err := w.file.Write(p)
-	if err != nil {
-		err = diskFault(err)
-	}
-	return n, err
-}
-
-func diskFault(err error) error {
-	return fault.AsUnavailable(Dependency, fmt.Errorf("source cache: %w", err))
-}
-
-// Probe tells whether the disk takes a megabyte: whether what failed for want of
-// room may be tried again.
-func (c *Cache) Probe(context.Context) error {
-	file, err := os.CreateTemp(c.dir, "probe-")
-	if err != nil {
-		return fmt.Errorf("source cache: %w", err)
-	}
-	_, err = file.Write(make([]byte, 1<<20))
-	return errors.Join(err, file.Close(), os.Remove(file.Name()))
 }

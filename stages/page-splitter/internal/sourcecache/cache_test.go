@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +30,20 @@ type store struct {
 	gate    chan struct{}
 	err     error
 	short   bool
+	open    int // bodies
+}
+
+// body counts itself while it is open.
+type body struct {
+	io.Reader
+	store *store
+}
+
+func (b body) Close() error {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	b.store.open--
+	return nil
 }
 
 func newStore(sizes map[string]int) *store {
@@ -42,7 +57,7 @@ func newStore(sizes map[string]int) *store {
 func (s *store) fetch(ctx context.Context, uri string) (io.ReadCloser, int64, error) {
 	s.mu.Lock()
 	s.fetched[uri]++
-	gate, err, body := s.gate, s.err, s.objects[uri]
+	gate, err, content := s.gate, s.err, s.objects[uri]
 	s.mu.Unlock()
 	if gate != nil {
 		select {
@@ -54,11 +69,36 @@ func (s *store) fetch(ctx context.Context, uri string) (io.ReadCloser, int64, er
 	if err != nil {
 		return nil, 0, err
 	}
-	size := int64(len(body))
+	size := int64(len(content))
 	if s.short {
-		body = body[:len(body)/2]
+		content = content[:len(content)/2]
 	}
-	return io.NopCloser(bytes.NewReader(body)), size, nil
+	s.mu.Lock()
+	s.open++
+	s.mu.Unlock()
+	return body{bytes.NewReader(content), s}, size, nil
+}
+
+func (s *store) put(uri string, content []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects[uri] = content
+}
+
+func eventually(t *testing.T, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !so(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come to that")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (s *store) bodies() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
 }
 
 func (s *store) count(uri string) int {
@@ -81,9 +121,17 @@ func open(t *testing.T, s *store, limit, maxDocument int64) *Cache {
 	return c
 }
 
-func get(t *testing.T, c *Cache, uri string) *File {
+// of is a document of the store as its submission knows it.
+func (s *store) of(uri string) Document {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := sha256.Sum256(s.objects[uri])
+	return Document{ID: "d", URI: uri, SHA256: hex.EncodeToString(sum[:])}
+}
+
+func get(t *testing.T, c *Cache, want Document) *File {
 	t.Helper()
-	f, err := c.Get(t.Context(), uri)
+	f, err := c.Get(t.Context(), want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +160,7 @@ func TestGet(t *testing.T) {
 	s := newStore(map[string]int{"a": 1000, "empty": 0})
 	c := open(t, s, 5000, 2000)
 	for range 3 {
-		f := get(t, c, "a")
+		f := get(t, c, s.of("a"))
 		content, err := os.ReadFile(f.Path)
 		if err != nil {
 			t.Fatal(err)
@@ -127,7 +175,7 @@ func TestGet(t *testing.T) {
 	if n := s.count("a"); n != 1 {
 		t.Errorf("fetched %d times", n)
 	}
-	if f := get(t, c, "empty"); f.Size != 0 {
+	if f := get(t, c, s.of("empty")); f.Size != 0 {
 		t.Errorf("size %d", f.Size)
 	}
 }
@@ -139,7 +187,7 @@ func TestConcurrentCallersShareAFetch(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
-			f, err := c.Get(t.Context(), "a")
+			f, err := c.Get(t.Context(), s.of("a"))
 			if err != nil {
 				t.Error(err)
 				return
@@ -158,13 +206,13 @@ func TestLeastRecentlyUsedGoes(t *testing.T) {
 	s := newStore(map[string]int{"a": 1000, "b": 1000, "c": 1000, "d": 1000})
 	c := open(t, s, 3000, 1000)
 	for _, uri := range []string{"a", "b", "c", "a", "d"} { // b is the oldest when d comes
-		get(t, c, uri).Release()
+		get(t, c, s.of(uri)).Release()
 		if used := onDisk(t, c); used > 3000 {
 			t.Fatalf("%d bytes on disk", used)
 		}
 	}
 	for _, uri := range []string{"a", "c", "d", "b"} {
-		get(t, c, uri).Release()
+		get(t, c, s.of(uri)).Release()
 	}
 	for uri, want := range map[string]int{"a": 1, "b": 2, "c": 1, "d": 1} {
 		if n := s.count(uri); n != want {
@@ -176,10 +224,10 @@ func TestLeastRecentlyUsedGoes(t *testing.T) {
 func TestInUseStaysAndOthersWait(t *testing.T) {
 	s := newStore(map[string]int{"a": 1000, "b": 1000, "c": 1500})
 	c := open(t, s, 2000, 2000)
-	a, b := get(t, c, "a"), get(t, c, "b")
+	a, b := get(t, c, s.of("a")), get(t, c, s.of("b"))
 	got := make(chan *File, 1)
 	go func() {
-		f, err := c.Get(t.Context(), "c")
+		f, err := c.Get(t.Context(), s.of("c"))
 		if err != nil {
 			t.Error(err)
 		}
@@ -197,6 +245,12 @@ func TestInUseStaysAndOthersWait(t *testing.T) {
 		t.Fatal("c came while there was no room for it")
 	default:
 	}
+	if n := s.count("c"); n != 1 {
+		t.Fatalf("c was asked for %d times while there was no room", n)
+	}
+	if n := s.bodies(); n != 0 {
+		t.Fatalf("%d bodies are open with nobody reading", n)
+	}
 	if _, err := os.Stat(b.Path); err != nil {
 		t.Fatal(err)
 	}
@@ -205,25 +259,133 @@ func TestInUseStaysAndOthersWait(t *testing.T) {
 	if used := onDisk(t, c); used != 1500 {
 		t.Errorf("%d bytes on disk", used)
 	}
+	if n := s.bodies(); n != 0 {
+		t.Errorf("%d bodies are left open", n)
+	}
 	f.Release()
+}
+
+// TestGrownWhileItWaited: what is asked for again once there is room may be larger
+// by then, and waits for that much.
+func TestGrownWhileItWaited(t *testing.T) {
+	s := newStore(map[string]int{"a": 1000, "b": 500, "c": 800})
+	c := open(t, s, 2000, 2000)
+	a, b := get(t, c, s.of("a")), get(t, c, s.of("b"))
+	got := make(chan *File, 1)
+	go func() {
+		f, err := c.Get(t.Context(), Document{ID: "d", URI: "c"})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- f
+	}()
+	eventually(t, func() bool { return s.count("c") == 1 && s.bodies() == 0 })
+	s.put("c", bytes.Repeat([]byte("c"), 1200))
+	b.Release()
+	eventually(t, func() bool { return s.count("c") == 2 && s.bodies() == 0 })
+	select {
+	case <-got:
+		t.Fatal("c came while there was no room for it")
+	default:
+	}
+	a.Release()
+	if f := <-got; f.Size != 1200 || onDisk(t, c) != 1200 {
+		t.Errorf("size %d, %d bytes on disk", f.Size, onDisk(t, c))
+	}
+}
+
+// TestReplaced: an object that its owner replaced. Who knows the digest gets that
+// content, whatever is kept, or is told; who does not gets what is there now; who
+// has the old one keeps it.
+func TestReplaced(t *testing.T) {
+	s := newStore(map[string]int{"a": 1000})
+	c := open(t, s, 5000, 2000)
+	old := s.of("a")
+	before := get(t, c, old)
+	s.put("a", []byte("another"))
+	now := s.of("a")
+	if _, err := c.Get(t.Context(), Document{ID: "another", URI: "a", SHA256: old.SHA256}); fault.CodeOf(err) != CodeChanged || fault.ClassOf(err) != fault.Permanent {
+		t.Errorf("the old content for another document: %v", err)
+	}
+	for name, want := range map[string]Document{"pinned": now, "upper case": {ID: "d", URI: "a", SHA256: strings.ToUpper(now.SHA256)}, "any": {ID: "d", URI: "a"}} {
+		f := get(t, c, want)
+		if f.SHA256 != now.SHA256 || f.Size != 7 {
+			t.Errorf("%s: %d bytes with digest %s", name, f.Size, f.SHA256)
+		}
+		f.Release()
+	}
+	s.put("a", []byte("a third"))
+	third := get(t, c, Document{ID: "d", URI: "a"})
+	if third.SHA256 != s.of("a").SHA256 {
+		t.Error("what was kept is believed by one who does not know the digest")
+	}
+	third.Release()
+	if content, err := os.ReadFile(before.Path); err != nil || len(content) != 1000 {
+		t.Errorf("the old one, still in use: %d bytes, %v", len(content), err)
+	}
+	if _, err := c.Get(t.Context(), old); fault.CodeOf(err) != CodeChanged {
+		t.Errorf("the old content, which is gone: %v", err)
+	}
+	before.Release()
+	if used := onDisk(t, c); used != 14 { // of d and of the other document
+		t.Errorf("%d bytes on disk", used)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.used != 14 {
+		t.Errorf("%d bytes counted", c.used)
+	}
+}
+
+// TestDiskFull: what is not in use gives way, and the probe fails until there is
+// room for what did not fit.
+func TestDiskFull(t *testing.T) {
+	s := newStore(map[string]int{"a": 10, "b": 3000})
+	c := open(t, s, 5000, 4000)
+	free := int64(2999)
+	c.free = func(string) (int64, error) { return free, nil }
+	get(t, c, s.of("a")).Release()
+	if err := c.Probe(t.Context()); err != nil {
+		t.Errorf("before anything failed: %v", err)
+	}
+	if _, err := c.Get(t.Context(), s.of("b")); fault.DependencyOf(err) != Dependency {
+		t.Errorf("a document for which there is no room: %v", err)
+	}
+	if used := onDisk(t, c); used != 0 {
+		t.Errorf("%d bytes are kept on a full disk", used)
+	}
+	for range 2 {
+		if c.Probe(t.Context()) == nil {
+			t.Error("the probe calls a disk fine that has no room for what is waited for")
+		}
+	}
+	free = 3000
+	if err := c.Probe(t.Context()); err != nil {
+		t.Errorf("once there is room: %v", err)
+	}
+	get(t, c, s.of("b")).Release()
+	free = 0
+	if c.Probe(t.Context()) != nil {
+		t.Error("the probe remembers what has its room")
+	}
 }
 
 func TestFaults(t *testing.T) {
 	s := newStore(map[string]int{"a": 1000, "large": 3000})
 	c := open(t, s, 4000, 2000)
-	if _, err := c.Get(t.Context(), "large"); fault.CodeOf(err) != CodeTooLarge || fault.ClassOf(err) != fault.Permanent {
+	if _, err := c.Get(t.Context(), s.of("large")); fault.CodeOf(err) != CodeTooLarge || fault.ClassOf(err) != fault.Permanent {
 		t.Errorf("large: %v", err)
 	}
 	s.err = fault.AsUnavailable("s3", errors.New("away"))
-	if _, err := c.Get(t.Context(), "a"); !errors.Is(err, s.err) {
+	if _, err := c.Get(t.Context(), s.of("a")); !errors.Is(err, s.err) {
 		t.Errorf("away: %v", err)
 	}
 	s.err, s.short = nil, true
-	if _, err := c.Get(t.Context(), "a"); fault.ClassOf(err) != fault.Transient || fault.CodeOf(err) != "source-changed" {
+	if _, err := c.Get(t.Context(), s.of("a")); fault.ClassOf(err) != fault.Transient || fault.CodeOf(err) != "source-changed" {
 		t.Errorf("cut short: %v", err)
 	}
 	s.short = false
-	get(t, c, "a").Release() // no fault is remembered
+	get(t, c, s.of("a")).Release() // no fault is remembered
 	if err := c.Probe(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -233,11 +395,11 @@ func TestFaults(t *testing.T) {
 	if err := os.RemoveAll(c.dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Get(t.Context(), "large"); fault.CodeOf(err) != CodeTooLarge {
+	if _, err := c.Get(t.Context(), s.of("large")); fault.CodeOf(err) != CodeTooLarge {
 		t.Errorf("large: %v", err)
 	}
 	s.objects["b"] = []byte("b")
-	if _, err := c.Get(t.Context(), "b"); fault.DependencyOf(err) != Dependency || c.Probe(t.Context()) == nil {
+	if _, err := c.Get(t.Context(), s.of("b")); fault.DependencyOf(err) != Dependency || c.Probe(t.Context()) == nil {
 		t.Errorf("without a folder: %v, probe %v", err, c.Probe(t.Context()))
 	}
 }
@@ -252,19 +414,19 @@ func TestCallersGo(t *testing.T) {
 	impatient, giveUp := context.WithCancelCause(t.Context())
 	first := make(chan error, 1)
 	go func() {
-		_, err := c.Get(impatient, "a")
+		_, err := c.Get(impatient, s.of("a"))
 		first <- err
 	}()
 	second := make(chan error, 1)
 	patient, stop := context.WithCancel(t.Context())
 	go func() {
-		f, err := c.Get(patient, "a")
+		f, err := c.Get(patient, s.of("a"))
 		if err == nil {
 			f.Release()
 		}
 		second <- err
 	}()
-	for c.users("a") < 2 {
+	for c.users(s.of("a")) < 2 {
 		time.Sleep(time.Millisecond)
 	}
 	giveUp(why)
@@ -281,7 +443,7 @@ func TestCallersGo(t *testing.T) {
 	s.objects["b"] = []byte("b")
 	s.mu.Unlock()
 	go func() {
-		_, err := c.Get(patient, "b")
+		_, err := c.Get(patient, s.of("b"))
 		second <- err
 	}()
 	for s.count("b") < 1 {
@@ -294,16 +456,16 @@ func TestCallersGo(t *testing.T) {
 	s.mu.Lock()
 	s.gate = nil
 	s.mu.Unlock()
-	get(t, c, "b").Release()
+	get(t, c, s.of("b")).Release()
 	if n := s.count("b"); n != 2 {
 		t.Errorf("fetched %d times, want 2", n)
 	}
 }
 
-func (c *Cache) users(uri string) int {
+func (c *Cache) users(d Document) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[uri]; e != nil {
+	if e := c.entries[key{d.ID, d.URI}]; e != nil {
 		return e.users
 	}
 	return 0
@@ -332,7 +494,7 @@ func TestLeftovers(t *testing.T) {
 		t.Errorf("the left-over folder: %v", err)
 	}
 	for _, c := range []*Cache{one, two} {
-		get(t, c, "a").Release()
+		get(t, c, s.of("a")).Release()
 	}
 	if one.dir == two.dir {
 		t.Error("two caches share a folder")
@@ -365,7 +527,7 @@ func TestManyAtOnce(t *testing.T) {
 				if i%5 == 0 {
 					cancel()
 				}
-				f, err := c.Get(ctx, uri)
+				f, err := c.Get(ctx, s.of(uri))
 				cancel()
 				if err != nil {
 					if !errors.Is(err, context.Canceled) {
