@@ -189,8 +189,8 @@ func (p *Planner) condemned(in stage.In, code string, cause error) []stage.Out {
 		return nil // there is no document to show
 	}
 	s, err := readSubmission(in)
-	if err == nil && s.raw != nil && code != CodeUnknownModel {
-		s.Source = p.store.URI(schemas.SourceKey(s.DocumentID)) // it was stored before anything was found wrong with it
+	if err == nil && s.raw != nil && foundInStore(code) {
+		s.Source = p.store.URI(schemas.SourceKey(s.DocumentID))
 	}
 	var (
 		out   []stage.Out
@@ -198,18 +198,28 @@ func (p *Planner) condemned(in stage.In, code string, cause error) []stage.Out {
 	)
 	batch.emit(schemas.TopicResults, s.DocumentID, s.accepted(0))
 	for _, name := range s.models(p.cfg.DefaultModel) {
-		if !schemas.IsModelName(name) {
-			name = p.cfg.DefaultModel
-		}
 		batch.emit(schemas.TopicResults, s.DocumentID, s.failed(name, code, cause))
 	}
 	return out
 }
 
-// storeLarge keeps a submission that is too large for a dead letter where its
-// document belongs.
+// foundInStore reports whether what is wrong was found in the document as it was
+// stored. Of any other fault, an unknown one of a server included, it is not known
+// that there is anything at the source.
+func foundInStore(code string) bool {
+	switch code {
+	case CodeNoSelection, sourcecache.CodeChanged, sourcecache.CodeTooLarge, render.CodeUnsupported, render.CodeEncrypted, render.CodeUnreadable,
+		render.CodeTooManyPages, render.CodeOutOfMemory, render.CodeTimeout, render.CodeCrashed:
+		return true
+	}
+	return false
+}
+
+// storeLarge keeps a submission that is too large for a dead letter beside its
+// document: what lies at the source may be another record's, or none's.
 func (p *Planner) storeLarge(ctx context.Context, in stage.In) (string, error) {
-	key := schemas.SourceKey(documentID(in))
+	s, _ := readSubmission(in) // a faulty one has an identity too
+	key := schemas.RecordKey(s.DocumentID)
 	if err := p.store.Put(ctx, key, in.Value, in.Headers[schemas.HeaderContentType]); err != nil {
 		return "", fmt.Errorf("storing a submission: %w", err)
 	}

@@ -5,12 +5,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"image"
 	"image/png"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
@@ -265,9 +268,6 @@ func TestModelsAwait(t *testing.T) {
 	}
 }
 
-func TestLargeSubmissionIsKept(t *testing.T) {
-	b := newBench(t)
-	in := record(append([]byte("%PDF-1.7\n"), make([]byte, 300<<10)...), nil)
 // TestModelThatNobodyServes is told: once a minute in the log, and where the program
 // is asked whether it is ready.
 func TestModelThatNobodyServes(t *testing.T) {
@@ -306,9 +306,20 @@ func TestModelThatNobodyServes(t *testing.T) {
 }
 
 // TestLargeSubmissionIsKept beside the document that it names, and not in its place.
+func TestLargeSubmissionIsKept(t *testing.T) {
+	b := newBench(t)
+	const id = "0190a1b2-c3d4-7e5f-8a6b-0c1d2e3f4a5b"
+	b.put(t, schemas.SourceKey(id), []byte("the document"))
+	in := record(fmt.Appendf(nil, `{"document_id":%q,"source":%q,"title":%q}`, id, b.store.URI(schemas.SourceKey(id)), strings.Repeat("x", 300<<10)), nil)
+	if about := b.planner.Stage().About(in); about.DocumentID != id {
+		t.Errorf("about %+v", about)
+	}
 	ref, err := b.planner.Stage().StoreLarge(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || ref != b.store.URI(schemas.RecordKey(id)) {
+		t.Fatal(ref, err)
+	}
+	if source, err := b.store.Get(t.Context(), schemas.SourceKey(id), 100); err != nil || string(source) != "the document" {
+		t.Errorf("the document has become %q, %v", source, err)
 	}
 	body, _, err := b.store.OpenURI(t.Context(), ref)
 	if err != nil {
@@ -321,9 +332,6 @@ func TestModelThatNobodyServes(t *testing.T) {
 	if err := body.Close(); err != nil {
 		t.Error(err)
 	}
-	if about := b.planner.Stage().About(in); !schemas.IsUUID(about.DocumentID) {
-		t.Errorf("about %+v", about)
-	}
 }
 
 func TestConfigReportsEveryFault(t *testing.T) {
@@ -333,14 +341,6 @@ func TestConfigReportsEveryFault(t *testing.T) {
 			t.Errorf("no word of %s in %v", name, err)
 		}
 	}
-	if err := (Config{DefaultModel: "m", MaxDocument: 64 << 20, CacheBytes: 1 << 20, Uploads: 1}).Validate(); err == nil || !strings.Contains(err.Error(), "CACHE_BYTES") {
-		t.Errorf("a cache smaller than a document: %v", err)
-	}
-}
-
-func FuzzReadSubmission(f *testing.F) {
-	f.Add([]byte("%PDF-1.7"), "", "title")
-	f.Add([]byte(`{"source":"s3://b/k","dpi":100}`), "application/json", "")
 	t.Setenv("HOME", "")
 	t.Setenv("XDG_CACHE_HOME", "")
 	if err := (Config{}).Validate(); err == nil || !strings.Contains(err.Error(), "LEAFCUTTER_CACHE_DIR") {
@@ -350,6 +350,14 @@ func FuzzReadSubmission(f *testing.F) {
 	if dir, err := (Config{}).cacheDir(); err != nil || !strings.HasPrefix(dir, "/home/somebody/") {
 		t.Errorf("the cache of somebody lies in %s, %v", dir, err)
 	}
+	if err := (Config{DefaultModel: "m", MaxDocument: 64 << 20, CacheBytes: 1 << 20, Uploads: 1}).Validate(); err == nil || !strings.Contains(err.Error(), "CACHE_BYTES") {
+		t.Errorf("a cache smaller than a document: %v", err)
+	}
+}
+
+func FuzzReadSubmission(f *testing.F) {
+	f.Add([]byte("%PDF-1.7"), "", "title")
+	f.Add([]byte(`{"source":"s3://b/k","dpi":100}`), "application/json", "")
 	f.Add([]byte(`{"source":"s3://b/k","document_id":"x","submitted_at":"0001-01-01T00:00:00Z"}`), "", "")
 	f.Add([]byte{}, "image/png", "\xff")
 	f.Fuzz(func(t *testing.T, value []byte, contentType, title string) {
@@ -369,6 +377,9 @@ func FuzzReadSubmission(f *testing.F) {
 		}
 		if _, err := schemas.UnmarshalResult(out.Value); err != nil {
 			t.Fatalf("its failure cannot be told: %v", err)
+		}
+		if !schemas.StorableTime(s.SubmittedAt) {
+			t.Fatalf("submitted at %s", s.SubmittedAt)
 		}
 	})
 }

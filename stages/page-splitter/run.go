@@ -77,11 +77,11 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 	var jobs []func(context.Context) error
 	if planning {
 		models := NewModels(cfg.DefaultModel, rt.Logger)
+		rt.Ready("default model", models.Ready)
 		runner, err := rt.runner(NewPlanner(cfg, rt.Store, sources, pool, models).Stage(), plannerWorkers)
 		if err != nil {
 			return err
 		}
-		rt.Ready("default model", models.Ready)
 		jobs = append(jobs, func(ctx context.Context) error {
 			// The planner may ask until its last document is done.
 			following, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -52,16 +52,16 @@ func isJSON(in stage.In) bool {
 
 func readReference(in stage.In) (submission, error) {
 	d, err := schemas.ParseDocumentSubmitted(in.Value)
+	if err != nil {
+		d = soundPart(d)
+	}
 	s := submission{DocumentSubmitted: d}
 	if !schemas.IsUUID(d.DocumentID) {
 		s.DocumentID = documentID(in)
 	}
-	if d.SubmittedAt.IsZero() {
-		s.SubmittedAt = in.Timestamp
-	}
-	s.SubmittedAt = s.SubmittedAt.UTC()
+	s.SubmittedAt = storableTime(d.SubmittedAt, in.Timestamp)
 	s.Title = cmp.Or(s.Title, s.FileName)
-	if s.Title == "" && !strings.HasSuffix(s.Source, "/"+schemas.SourceKey(s.DocumentID)) {
+	if s.Title == "" && s.Source != "" && !strings.HasSuffix(s.Source, "/"+schemas.SourceKey(s.DocumentID)) {
 		s.Title = path.Base(s.Source)
 	}
 	s.Title = shorten(s.Title)
@@ -78,7 +78,7 @@ func readRaw(in stage.In) (submission, error) {
 	s.Title = shorten(in.Headers[schemas.HeaderTitle])
 	s.SHA256 = hex.EncodeToString(sum[:])
 	s.Bytes = int64(len(in.Value))
-	s.SubmittedAt = in.Timestamp.UTC()
+	s.SubmittedAt = storableTime(in.Timestamp)
 	kind, ok := filetype.Detect(in.Value)
 	switch {
 	case len(in.Value) == 0:
@@ -90,6 +90,46 @@ func readRaw(in stage.In) (submission, error) {
 	}
 	s.ContentType = string(kind)
 	return s, nil
+}
+
+// storableTime is the first of the times given, all of which are a producer's to
+// choose, that can be stored. Where none can, the document is as old as can be: the
+// same time whenever the record is read.
+func storableTime(given ...time.Time) time.Time {
+	for _, t := range given {
+		if schemas.StorableTime(t) {
+			return t.UTC()
+		}
+	}
+	return schemas.MinTime
+}
+
+// soundPart is a faulty submission without what is at fault in it. What is left is
+// bounded, so that it may be copied into the records that tell of the fault.
+func soundPart(d schemas.DocumentSubmitted) schemas.DocumentSubmitted {
+	sound := schemas.DocumentSubmitted{DocumentID: d.DocumentID, SubmittedAt: d.SubmittedAt, Title: shorten(cmp.Or(d.Title, d.FileName))}
+	for _, copyField := range []func(to *schemas.DocumentSubmitted){
+		func(to *schemas.DocumentSubmitted) { to.Source = d.Source },
+		func(to *schemas.DocumentSubmitted) { to.ContentType = d.ContentType },
+		func(to *schemas.DocumentSubmitted) { to.SHA256 = d.SHA256 },
+		func(to *schemas.DocumentSubmitted) { to.Bytes = d.Bytes },
+		func(to *schemas.DocumentSubmitted) { to.DPI = d.DPI },
+		func(to *schemas.DocumentSubmitted) { to.Pages = d.Pages },
+		func(to *schemas.DocumentSubmitted) { to.Thresholds = d.Thresholds },
+		func(to *schemas.DocumentSubmitted) { to.CropPadding = d.CropPadding },
+		func(to *schemas.DocumentSubmitted) { to.WebhookURL = d.WebhookURL },
+	} {
+		alone := schemas.DocumentSubmitted{Source: "s3://bucket/key"}
+		if copyField(&alone); alone.Validate() == nil {
+			copyField(&sound)
+		}
+	}
+	for _, name := range d.ModelNames() {
+		if schemas.IsModelName(name) && len(sound.Models) < schemas.MaxModels {
+			sound.Models = append(sound.Models, name)
+		}
+	}
+	return sound
 }
 
 // documentID is the record's key where that is a UUID, and else follows from the
@@ -155,13 +195,7 @@ func (s submission) run(o schemas.RunOptions, selected int) schemas.Run {
 // what was asked for, as far as that makes sense: there is no model to resolve it
 // with.
 func (s submission) failed(model, code string, cause error) schemas.RunFailed {
-	selection, err := pages.Parse(s.Pages)
-	if err != nil {
-		selection = pages.Selection{}
-	}
-	if s.DPI < schemas.MinDPI || s.DPI > schemas.MaxDPI {
-		s.DPI = schemas.DefaultDPI
-	}
+	selection, _ := pages.Parse(s.Pages) // readSubmission left out what cannot be read
 	o := s.resolve(schemas.ModelAnnounced{Model: model}, selection, "")
 	return schemas.RunFailed{
 		Run: s.run(o, 0), Stage: PlannerName, Code: code, Error: stage.ErrorText(cause), FailedAt: time.Now().UTC(),
