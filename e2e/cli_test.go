@@ -115,7 +115,7 @@ func TestInterruptedWaitIsNoSuccess(t *testing.T) {
 	p := shared.Get(t)
 	ctx := within(t)
 	file := filepath.Join(t.TempDir(), "long.pdf")
-	ok(t, os.WriteFile(file, corpus.Report(60, 8), 0o600))
+	ok(t, os.WriteFile(file, corpus.Report(20, 8), 0o600))
 	cmd := exec.CommandContext(ctx, p.Binary("leafcutter"), "submit", "--wait", "--json", "--data-dir", p.Data, file)
 	said := must(cmd.StderrPipe())(t)
 	ok(t, cmd.Start())
