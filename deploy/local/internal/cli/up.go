@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -78,7 +77,7 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 	}
 	p, err := up.Start(ctx, up.Options{
 		Layout: layout, Executable: executable, Ports: o.ports, AnyPort: o.anyPort, Model: o.model,
-		Logger: t.logger(level), Environ: stageVariables(t.environ),
+		Logger: t.logger(level), Environ: up.Tuning(t.environ),
 		Progress: func(what string) { t.say("starting %s …\n", what) },
 	})
 	if err != nil {
@@ -90,11 +89,15 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 	}
 	if len(o.submit) > 0 {
 		w := where{api: p.State.API, sql: p.State.SQL}
-		if err := t.show(ctx, w, o.submit); err != nil && ctx.Err() == nil {
+		// Interrupted before the documents are done, up --exit has not done what it was asked for; a pipeline that was to
+		// go on is stopped in order.
+		if err := t.show(ctx, w, o.submit); err != nil {
 			if o.exit {
 				return err
 			}
-			t.say("%v\n", err)
+			if ctx.Err() == nil {
+				t.say("%v\n", err)
+			}
 		}
 		t.children(p)
 		if o.exit {
@@ -125,20 +128,6 @@ func (t *terminal) dataDir(o upOptions) (string, error) {
 		}
 	}
 	return filepath.Abs(data)
-}
-
-// stageVariables are those of this process's environment that tune the stages. What says where servers are is not
-// among them: it would lead the stages away from the servers that up starts.
-func stageVariables(environ []string) []string {
-	var tuned []string
-	for _, v := range environ {
-		name, _, _ := strings.Cut(v, "=")
-		own := strings.HasPrefix(name, "LEAFCUTTER_") && name != "LEAFCUTTER_API" && name != "LEAFCUTTER_API_ADDR" && name != "LEAFCUTTER_DATA_DIR" && !strings.HasPrefix(name, "LEAFCUTTER_ADMIN_")
-		if own || strings.HasPrefix(name, "GO") {
-			tuned = append(tuned, v)
-		}
-	}
-	return tuned
 }
 
 // block prints where everything is, aligned.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Lock is a directory that is this process's alone. The kernel drops it with the process, so that a kill
@@ -25,7 +26,15 @@ func Take(dir string) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", dir, err)
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for range 5 {
+		if err == nil {
+			break
+		}
+		time.Sleep(askTime) // it may be one who only asks: see Held
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s is in use by process %s: stop it, or choose another data directory: %w", dir, holder(file), err), file.Close())
 	}
 	err = file.Truncate(0)
@@ -36,6 +45,30 @@ func Take(dir string) (*Lock, error) {
 		return nil, errors.Join(fmt.Errorf("locking %s: %w", dir, err), file.Close())
 	}
 	return &Lock{file}, nil
+}
+
+// askTime is longer than Held takes.
+const askTime = 10 * time.Millisecond
+
+// Held reports whether a process has dir. To find out it takes the lock for a moment, shared, so that those who ask do
+// not see each other; Take tries for longer than that.
+func Held(dir string) (bool, error) {
+	file, err := os.Open(filepath.Join(dir, "leafcutter.lock"))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking for the lock of %s: %w", dir, err)
+	}
+	locked := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
+	held := errors.Is(locked, syscall.EWOULDBLOCK)
+	if held {
+		locked = nil
+	}
+	if err := errors.Join(locked, file.Close()); err != nil {
+		return false, fmt.Errorf("asking for the lock of %s: %w", dir, err)
+	}
+	return held, nil
 }
 
 func holder(file *os.File) string {

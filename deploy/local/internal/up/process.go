@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ type process struct {
 	say  io.Writer
 	log  *slog.Logger
 
+	ends   ends // Serve's alone, which suture runs once at a time
 	starts atomic.Int64
 	pid    atomic.Int64
 }
@@ -37,11 +39,8 @@ const stopGrace = 35 * time.Second
 
 // Serve runs the child until it ends or ctx does.
 func (p *process) Serve(ctx context.Context) error {
-	keep, err := os.OpenFile(p.logs, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("%s: open its log: %w", p.name, err)
-	}
-	defer func() { _ = keep.Close() }()
+	keep := openLog(p.logs, p.log)
+	defer keep.Close()
 	cmd := exec.CommandContext(ctx, p.path, p.args...)
 	cmd.Env, cmd.Dir = p.env, p.dir
 	out := io.MultiWriter(keep, p.say)
@@ -52,16 +51,24 @@ func (p *process) Serve(ctx context.Context) error {
 	if err := start(cmd); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	if p.starts.Add(1) > 1 {
+	if p.starts.Add(1) > 1 && p.ends.inRow < hopeless {
 		p.log.Warn("a child is back", "child", p.name, "pid", cmd.Process.Pid)
 	}
+	began := time.Now()
 	p.pid.Store(int64(cmd.Process.Pid))
-	err = cmd.Wait()
+	err := cmd.Wait()
 	p.pid.Store(0)
 	if ctx.Err() != nil {
 		return suture.ErrDoNotRestart
 	}
-	p.log.Warn("a child ended before its time and is started again", "child", p.name, "error", errText(err), "log", p.logs)
+	switch p.ends.next(time.Now(), time.Since(began)) {
+	case sayEnded:
+		p.log.Warn("a child ended before its time and is started again", "child", p.name, "error", errText(err), "log", p.logs)
+	case sayHopeless:
+		p.log.Error("a child does not stay up; it is started again and again until it does", "child", p.name,
+			"ends", p.ends.inRow, "error", errText(err), "last", tail(p.logs, 1), "log", p.logs)
+	case sayNothing:
+	}
 	return fmt.Errorf("%s ended: %s", p.name, errText(err))
 }
 
@@ -75,7 +82,8 @@ func errText(err error) string {
 	return err.Error()
 }
 
-// supervise runs processes under one supervisor until stop is called, which waits for their orderly end.
+// supervise runs processes under one supervisor until stop is called, which waits for their orderly end and may
+// be called again.
 func supervise(name string, log *slog.Logger, processes []*process) (stop func()) {
 	s := suture.New(name, suture.Spec{
 		EventHook: func(e suture.Event) { log.Debug("supervisor", "event", e.String()) },
@@ -88,12 +96,12 @@ func supervise(name string, log *slog.Logger, processes []*process) (stop func()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := s.ServeBackground(ctx)
-	return func() {
+	return sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
 			log.Warn("stopping was not orderly", "error", err)
 		}
-	}
+	})
 }
 
 // adminAddr is where a child's admin server listens, once it has said so.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"leafcutter/deploy/local/internal/datadir"
 )
 
 // State is what `leafcutter status` repeats while the pipeline runs: where everything listens, and its credentials. It
@@ -63,7 +65,13 @@ func ReadState(data string) (State, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return s, fmt.Errorf("read the state of the running pipeline: %w", err)
 	}
-	if !alive(s.PID) {
+	// A process of that number proves nothing: a pipeline that was killed leaves its state behind, and numbers are used
+	// again. The lock goes with its holder.
+	held, err := datadir.Held(data)
+	if err != nil {
+		return s, fmt.Errorf("read the state of the running pipeline: %w", err)
+	}
+	if !held {
 		return s, ErrNotRunning
 	}
 	return s, nil

@@ -28,7 +28,7 @@ type Options struct {
 	AnyPort    bool
 	Model      string // default model; the only one there is where empty
 	Logger     *slog.Logger
-	// Environ is given to the stages besides what the pipeline sets, so that any of their variables can be set.
+	// Environ is given to the stages besides what the pipeline sets: what Tuning keeps of the user's environment.
 	Environ []string
 	// Progress is told what is being waited for.
 	Progress func(what string)
@@ -67,6 +67,10 @@ func Start(ctx context.Context, o Options) (_ *Pipeline, err error) {
 	}()
 	if err := o.Layout.Prepare(); err != nil {
 		return nil, err
+	}
+	// What a killed pipeline left would pass for this one's, now that the directory is locked again.
+	if err := (State{Data: o.Layout.Data}).remove(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove an earlier pipeline's state: %w", err)
 	}
 	if err := p.configure(); err != nil {
 		return nil, err
@@ -157,11 +161,11 @@ func (p *Pipeline) serverProcesses() []*process {
 	data, s := p.opts.Layout.Data, p.State
 	at := func(url string) string { return url[len("http://"):] }
 	return []*process{
-		p.process("broker", p.opts.Executable, []string{"service", "broker", "--addr", s.Kafka, "--dir", filepath.Join(data, "kafka")}, nil),
+		p.process("broker", p.opts.Executable, []string{"service", "broker", "--addr", s.Kafka, "--dir", filepath.Join(data, "kafka")}, p.environment(nil, nil)),
 		p.process("objects", p.opts.Executable, []string{"service", "objects", "--addr", at(s.S3), "--dir", filepath.Join(data, "objects"), "--bucket", s.S3Bucket},
-			[]string{"AWS_ACCESS_KEY_ID=" + s.S3Key, "AWS_SECRET_ACCESS_KEY=" + s.S3Secret}),
+			p.environment(nil, []string{"AWS_ACCESS_KEY_ID=" + s.S3Key, "AWS_SECRET_ACCESS_KEY=" + s.S3Secret})),
 		p.process("sql", p.opts.Executable, []string{"service", "sql", "--addr", at(s.SQL), "--dir", filepath.Join(data, "clickhouse"), "--library", p.opts.Layout.ChDB},
-			[]string{"CLICKHOUSE_USER=" + s.SQLUser, "CLICKHOUSE_PASSWORD=" + s.SQLSecret}),
+			p.environment(nil, []string{"CLICKHOUSE_USER=" + s.SQLUser, "CLICKHOUSE_PASSWORD=" + s.SQLSecret})),
 	}
 }
 
@@ -169,51 +173,29 @@ func (p *Pipeline) serverProcesses() []*process {
 var stageNames = []string{"recorder", "annotator", "detector", "page-splitter", "ingest-api"}
 
 func (p *Pipeline) stageProcesses() []*process {
-	data := p.opts.Layout.Data
 	var all []*process
 	for _, name := range stageNames {
-		env := append(p.State.Env(),
-			"LEAFCUTTER_ADMIN_ADDR=127.0.0.1:0",
-			"LEAFCUTTER_ADMIN_FILE="+adminFile(data, name),
-			"LEAFCUTTER_CACHE_DIR="+filepath.Join(data, "cache", name),
-			"LEAFCUTTER_SPOOL_DIR="+filepath.Join(data, "spool"),
-			"LEAFCUTTER_DEFAULT_MODEL="+p.State.Model,
-			"LEAFCUTTER_MODELS_DIR="+p.opts.Layout.Models,
-			"LEAFCUTTER_ONNXRUNTIME_LIB="+p.opts.Layout.ONNX,
-			"LEAFCUTTER_API_ADDR="+p.State.API[len("http://"):],
-			"OTEL_TRACES_EXPORTER=otlp",
-			"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="+p.State.OTLP+"/v1/traces",
-			"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
-			// Idle connections to a broker on the same machine cost nothing, and a killed child's place in its group
-			// must be free within the time in which the child itself is back.
-			"KAFKA_SESSION_TIMEOUT=6s",
-		)
-		if name == "recorder" {
-			env = append(env, "LEAFCUTTER_OTLP_ADDR="+p.State.OTLP[len("http://"):])
-		}
-		if name == "detector" {
-			env = append(env, "LEAFCUTTER_MODEL="+p.State.Model)
-		}
-		all = append(all, p.process(name, filepath.Join(p.opts.Layout.Bin, name), nil, env))
+		all = append(all, p.process(name, filepath.Join(p.opts.Layout.Bin, name), nil, p.stageEnvironment(name)))
 	}
 	return all
 }
 
-// process is a child with the environment that every child has. What the user's environment says comes last and wins.
+// process is a child with its log.
 func (p *Pipeline) process(name, path string, args, env []string) *process {
-	full := []string{"LEAFCUTTER_LOG_FORMAT=json", "HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
-	full = append(append(full, env...), p.opts.Environ...)
-	return &process{name: name, path: path, args: args, env: full, dir: p.opts.Layout.Data,
+	return &process{name: name, path: path, args: args, env: env, dir: p.opts.Layout.Data,
 		logs: filepath.Join(p.opts.Layout.Data, "logs", name+".log"), say: &relay{name: name, log: p.log}, log: p.log}
 }
 
 func (p *Pipeline) awaitServers(ctx context.Context) error {
-	probe := kafka.Probe(kafka.Config{Brokers: []string{p.State.Kafka}, SessionTimeout: 6 * time.Second})
+	k, err := p.kafka()
+	if err != nil {
+		return err
+	}
 	for _, w := range []struct {
 		name string
 		ask  func(context.Context) error
 	}{
-		{"broker", probe},
+		{"broker", kafka.Probe(k)},
 		{"objects", func(ctx context.Context) error { return get(ctx, p.State.S3+"/livez") }},
 		{"sql", func(ctx context.Context) error { return get(ctx, p.State.SQL+"/ping") }},
 	} {
@@ -245,6 +227,7 @@ const startTime = 90 * time.Second
 
 // await asks a child until it is ready. A child that keeps ending is not waited for: its log says why.
 func (p *Pipeline) await(ctx context.Context, name string, ask func(context.Context) error) error {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	all := append(slices.Clone(p.servers), p.stages...)
@@ -262,6 +245,9 @@ func (p *Pipeline) await(ctx context.Context, name string, ask func(context.Cont
 		}
 		select {
 		case <-ctx.Done():
+			if whole.Err() != nil { // interrupted: nothing is wrong with the child
+				return whole.Err()
+			}
 			return fmt.Errorf("%s is not ready: %w; its log ends:\n%s", name, err, tail(child.logs, 12))
 		case <-time.After(pause):
 			pause = min(2*pause, 250*time.Millisecond)
@@ -270,7 +256,10 @@ func (p *Pipeline) await(ctx context.Context, name string, ask func(context.Cont
 }
 
 func (p *Pipeline) prepareServers(ctx context.Context) error {
-	k := kafka.Config{Brokers: []string{p.State.Kafka}, SessionTimeout: 6 * time.Second}
+	k, err := p.kafka()
+	if err != nil {
+		return err
+	}
 	models, err := p.opts.Layout.ModelNames()
 	if err != nil {
 		return err
