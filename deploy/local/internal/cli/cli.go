@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"github.com/lmittmann/tint"
@@ -26,29 +27,63 @@ type terminal struct {
 	begun    bool // a command was found and its arguments fit: what fails from here on is no wrong use
 }
 
-// Main runs the command line and gives the exit code: 0 done, 1 failed, 2 used wrongly.
+// Exit codes. What was interrupted ends as the shell says it of a program that Ctrl-C killed: a script that goes on after
+// 0 must not take half an init or half an upload for a whole one.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// Main runs the command line and gives the exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted. What runs until
+// it is interrupted, up and service, is then done.
 func Main(version string, args []string, in io.Reader, out, errs io.Writer) int {
 	t := &terminal{version: orBuildVersion(version), in: in, out: out, err: errs, environ: os.Environ()}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The second signal ends the process at once, as the shell expects.
 	context.AfterFunc(ctx, stop)
+	return t.run(ctx, args)
+}
+
+// run runs one command until it is done or ctx, the user's patience, ends.
+func (t *terminal) run(ctx context.Context, args []string) int {
 	root := t.root()
 	root.SetArgs(args)
-	root.SetIn(in)
-	root.SetOut(out)
-	root.SetErr(errs)
+	root.SetIn(t.in)
+	root.SetOut(t.out)
+	root.SetErr(t.err)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	interrupted := ctx.Err() != nil
+	if interrupted && onlyCancelled(err) {
+		t.say("leafcutter: interrupted\n")
+		return exitInterrupted
+	}
+	t.say("leafcutter: %v\n", err)
 	var used usageError
 	switch {
-	case err == nil, errors.Is(err, context.Canceled):
-		return 0
 	case errors.As(err, &used), !t.begun:
-		_, _ = fmt.Fprintf(errs, "leafcutter: %v\n", err)
-		return 2
+		return exitUsage
+	case interrupted:
+		return exitInterrupted
 	default:
-		_, _ = fmt.Fprintf(errs, "leafcutter: %v\n", err)
-		return 1
+		return exitFailed
+	}
+}
+
+// onlyCancelled reports whether err says no more than that a context was cancelled, however often.
+func onlyCancelled(err error) bool {
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !onlyCancelled(err) })
+	case interface{ Unwrap() error }:
+		return onlyCancelled(e.Unwrap())
+	default:
+		return err == context.Canceled
 	}
 }
 

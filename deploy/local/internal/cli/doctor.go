@@ -22,7 +22,7 @@ func (t *terminal) doctor() *cobra.Command {
 	c := &cobra.Command{
 		Use: "doctor", Short: "look for what keeps the pipeline from running", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			findings := append(t.machine(w.data), t.reachable(c.Context(), t.resolve(w))...)
+			findings := append(t.machine(w.data), t.reachable(c.Context(), w)...)
 			bad := 0
 			for _, f := range findings {
 				mark, text := "ok ", f.got
@@ -63,7 +63,19 @@ func (t *terminal) reachable(ctx context.Context, w where) []finding {
 		}
 		return finding{what: what, got: "answers at " + url}
 	}
-	return []finding{ask("API", w.api+"/v1/documents?limit=1"), ask("ClickHouse", w.sql+"/ping")}
+	var findings []finding
+	for _, one := range []struct {
+		server
+		path string
+	}{{theAPI, "/v1/documents?limit=1"}, {theSQL, "/ping"}} {
+		found, err := t.resolve(w, one.server)
+		if err != nil {
+			findings = append(findings, finding{what: one.name, got: err.Error()})
+			continue
+		}
+		findings = append(findings, ask(one.name, *one.of(&found)+one.path))
+	}
+	return findings
 }
 
 // errorOr is a finding from an error.

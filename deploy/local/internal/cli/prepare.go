@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -117,6 +118,9 @@ func (t *terminal) insist(ctx context.Context, server string, step func(ctx cont
 		t.say("leafcutter: waiting for %s: %v\n", server, err)
 		select {
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) { // interrupted: the server may well be on its way
+				return ctx.Err()
+			}
 			return fmt.Errorf("%s is not there: %w", server, err)
 		case <-time.After(pause):
 		}

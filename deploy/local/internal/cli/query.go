@@ -39,7 +39,11 @@ func (t *terminal) query() *cobra.Command {
 					format = "TabSeparatedWithNames"
 				}
 			}
-			return t.ask(c.Context(), t.resolve(w), question, format, t.out)
+			w, err := t.resolve(w, theSQL)
+			if err != nil {
+				return err
+			}
+			return t.ask(c.Context(), w, question, format, t.out)
 		},
 	}
 	w.flags(c)

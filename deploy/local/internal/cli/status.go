@@ -22,7 +22,11 @@ func (t *terminal) status() *cobra.Command {
 			if len(args) == 0 {
 				return t.pipelineStatus(w, output)
 			}
-			a, err := client.New(t.resolve(w).api, client.WithAPIKey(t.getenv("LEAFCUTTER_API_KEY")))
+			w, err := t.resolve(w, theAPI)
+			if err != nil {
+				return err
+			}
+			a, err := client.New(w.api, client.WithAPIKey(t.getenv("LEAFCUTTER_API_KEY")))
 			if err != nil {
 				return err
 			}

@@ -38,7 +38,10 @@ func (t *terminal) submit() *cobra.Command {
 			if o.Thresholds, err = parseThresholds(thresholds); err != nil {
 				return usageError{err}
 			}
-			return t.putThrough(c.Context(), t.resolve(w), args, o, wait, asJSON)
+			if w, err = t.resolve(w, theAPI); err != nil {
+				return err
+			}
+			return t.putThrough(c.Context(), w, args, o, wait, asJSON)
 		},
 	}
 	w.flags(c)
@@ -201,25 +204,32 @@ func (b *bars) end() {
 	}
 }
 
-// show puts documents through and prints what was found, by SQL.
+// show puts documents through and prints what was found, by SQL. A document that failed does not hide the others: its
+// fault comes after their tables.
 func (t *terminal) show(ctx context.Context, w where, files []string) error {
 	started := &lines{}
 	quiet := *t
 	quiet.out = started
-	if err := quiet.putThrough(ctx, w, files, client.Options{}, true, true); err != nil {
+	failed := quiet.putThrough(ctx, w, files, client.Options{}, true, true)
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	var ids []string
 	for _, line := range started.all() {
 		var d api.Document
 		if err := json.Unmarshal(line, &d); err != nil {
-			return fmt.Errorf("read the answer: %w", err)
+			return errors.Join(failed, fmt.Errorf("read the answer: %w", err))
 		}
 		ids = append(ids, "'"+d.DocumentID+"'")
 	}
 	if len(ids) == 0 {
-		return nil
+		return failed
 	}
+	return errors.Join(t.found(ctx, w, ids), failed)
+}
+
+// found prints what SQL finds in documents, of which ids are the quoted identities.
+func (t *terminal) found(ctx context.Context, w where, ids []string) error {
 	const perClass = `SELECT class, count() AS boxes, countIf(crop_key != '') AS crops, round(avg(score), 2) AS mean_score
 		FROM detections WHERE document_id IN (%s) AND score >= 0.4 GROUP BY class ORDER BY boxes DESC`
 	const titles = `SELECT title AS document, page, round(score, 2) AS score, substring(replaceAll(text, '\n', ' '), 1, 60) AS text
