@@ -52,9 +52,10 @@ func throughPipeline(ctx context.Context, p *pipeline.Pipeline, pages []peers.Se
 	if err != nil {
 		return r, err
 	}
-	r.cpu = map[string]time.Duration{}
+	r.by = map[string]time.Duration{}
 	for name, spent := range after {
-		r.cpu[name] = spent - before[name]
+		r.by[name] = spent - before[name]
+		r.cpu += r.by[name]
 	}
 	var kept []struct {
 		Boxes uint64 `ch:"boxes"`
@@ -68,6 +69,10 @@ func throughPipeline(ctx context.Context, p *pipeline.Pipeline, pages []peers.Se
 
 // throughStraight runs the straight line against the pipeline's S3 server while the pipeline has nothing to do.
 func throughStraight(ctx context.Context, p *pipeline.Pipeline, binary string, workers, threads int, pages []peers.Selection) (outcome, error) {
+	before, err := processorTimes(p)
+	if err != nil {
+		return outcome{}, err
+	}
 	args := []string{"-workers=" + strconv.Itoa(workers)}
 	for _, s := range pages {
 		args = append(args, s.Path+"#"+s.List())
@@ -83,12 +88,18 @@ func throughStraight(ctx context.Context, p *pipeline.Pipeline, binary string, w
 	var r struct {
 		Pages, Boxes int
 		Seconds      float64
-		Peak         int64 `json:"peak_bytes"`
+		CPU          float64 `json:"cpu_seconds"`
+		Peak         int64   `json:"peak_bytes"`
 	}
 	if err := json.Unmarshal(said, &r); err != nil {
 		return outcome{}, fmt.Errorf("read what it says: %w", err)
 	}
-	return outcome{seconds: r.Seconds, pages: r.Pages, boxes: r.Boxes, peak: r.Peak}, nil
+	after, err := processorTimes(p)
+	if err != nil {
+		return outcome{}, err
+	}
+	cpu := time.Duration(r.CPU*float64(time.Second)) + after["objects"] - before["objects"]
+	return outcome{seconds: r.Seconds, pages: r.Pages, boxes: r.Boxes, peak: r.Peak, cpu: cpu}, nil
 }
 
 // throughPeer runs the peer as one process or several, each with its share of the documents. The time is that of the
@@ -110,6 +121,7 @@ func throughPeer(ctx context.Context, python peers.Python, out string, processes
 	for _, one := range reports {
 		r.seconds, r.peak = max(r.seconds, one.Seconds), max(r.peak, one.Peak)
 		r.pages, r.boxes = r.pages+one.Pages, r.boxes+one.Boxes
+		r.cpu += time.Duration(one.CPU * float64(time.Second))
 	}
 	return r, os.RemoveAll(out) // the next round finds what this one found
 }

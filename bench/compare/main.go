@@ -5,7 +5,8 @@
 //
 // on the same pages of real PDFs (package documents). It prints one table: times and ratios, time and CPU a page by part,
 // peak memory of each process, latency of one page. Single times say little on a machine that does other work, so rounds
-// alternate, the minimum of each contender counts, and the load is printed. make bench runs it after make build.
+// alternate, the minimum of each contender counts, and the load is printed; processor time, which other work disturbs
+// less, stands beside. make bench runs it after make build.
 package main
 
 import (
@@ -113,7 +114,7 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			m.add(c.name, r)
-			fmt.Fprintf(out, "round %d of %d: %-24s %7.2f s, load %s\n", round+1, p.rounds, c.name, r.seconds, was)
+			fmt.Fprintf(out, "round %d of %d: %-24s %7.2f s, %6.0f CPU ms a page, load %s\n", round+1, p.rounds, c.name, r.seconds, perPage(r.cpu, r.pages), was)
 		}
 	}
 	if m.parts, err = parts(ctx, running, m.best(whole).ids); err != nil {
@@ -165,7 +166,8 @@ type outcome struct {
 	pages   int
 	boxes   int                      // at or above the threshold
 	peak    int64                    // resident memory at most in bytes, of the largest process
-	cpu     map[string]time.Duration // by process; of the pipeline alone
+	cpu     time.Duration            // of all processes, the S3 server's included
+	by      map[string]time.Duration // cpu by process; of the pipeline alone
 	ids     []string                 // of the documents; of the pipeline alone
 }
 

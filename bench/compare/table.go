@@ -38,6 +38,11 @@ func (m *measurement) best(name string) outcome {
 	return slices.MinFunc(m.outcomes[name], func(a, b outcome) int { return cmp.Compare(a.seconds, b.seconds) })
 }
 
+// leastCPU is the processor time of the round that took least of it.
+func (m *measurement) leastCPU(name string) time.Duration {
+	return slices.MinFunc(m.outcomes[name], func(a, b outcome) int { return cmp.Compare(a.cpu, b.cpu) }).cpu
+}
+
 // fastest is the best round of all contenders whose name begins so.
 func (m *measurement) fastest(prefix string) (name string, r outcome) {
 	for _, n := range m.names {
@@ -65,7 +70,8 @@ func (m *measurement) table() report.Table {
 	}
 	for _, name := range m.names {
 		r := m.best(name)
-		add(name, "", "%.2f s, %.2f pages/s, %d pages, %d boxes kept%s", r.seconds, float64(r.pages)/r.seconds, r.pages, r.boxes, megabytes(r.peak))
+		add(name, "", "%.2f s, %.2f pages/s, %.0f CPU ms a page, %d pages, %d boxes kept%s",
+			r.seconds, float64(r.pages)/r.seconds, perPage(m.leastCPU(name), r.pages), r.pages, r.boxes, megabytes(r.peak))
 	}
 	name, line := m.fastest("straight")
 	add("(a) times as fast as "+name, "0.90", "%.2f", m.ratio(line))
@@ -75,12 +81,10 @@ func (m *measurement) table() report.Table {
 	add("(d) ms a page: infer", "", "%.1f", m.parts.Infer)
 	add("(d) ms a page: annotate", "", "%.1f", m.parts.Annotate)
 	r := m.best(whole)
-	var all time.Duration
 	for _, name := range pipeline.Names() {
-		all += r.cpu[name]
-		add("(d) CPU ms a page: "+name, "", "%.1f", perPage(r.cpu[name], r.pages))
+		add("(d) CPU ms a page: "+name, "", "%.1f", perPage(r.by[name], r.pages))
 	}
-	add("(d) CPU ms a page: all", "", "%.1f", perPage(all, r.pages))
+	add("(d) CPU ms a page: all", "", "%.1f", perPage(r.cpu, r.pages))
 	for _, one := range m.memory {
 		add("(e) peak MB: "+one.name, wantedMemory(one.name), "%.0f", float64(one.peak)/1e6)
 	}

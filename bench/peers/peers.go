@@ -110,8 +110,9 @@ type Report struct {
 	Pages   int                `json:"pages"`
 	Boxes   int                `json:"boxes"`
 	Seconds float64            `json:"seconds"`
-	Peak    int64              `json:"peak_bytes"` // resident memory at most
-	Parts   map[string]float64 `json:"parts"`      // seconds of render, detect and write
+	CPU     float64            `json:"cpu_seconds"` // of all threads
+	Peak    int64              `json:"peak_bytes"`  // resident memory at most
+	Parts   map[string]float64 `json:"parts"`       // seconds of render, detect and write
 }
 
 // Box is a box that the peer found. Rect is [x0,y0,x1,y1] in pixels at 108 dpi, origin top left.
