@@ -131,7 +131,7 @@ func (t *terminal) getenv(name string) string {
 
 // logger logs to standard error for people.
 func (t *terminal) logger(level slog.Level) *slog.Logger {
-	return slog.New(tint.NewHandler(t.err, &tint.Options{Level: level, TimeFormat: "15:04:05", NoColor: !isTerminal(t.err)}))
+	return slog.New(tint.NewTextHandler(t.err, &tint.Options{Level: level, TimeFormat: "15:04:05", NoColor: !isTerminal(t.err)}))
 }
 
 // isTerminal reports whether w is a terminal, where colours and moving bars make sense.

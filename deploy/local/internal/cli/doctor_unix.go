@@ -60,7 +60,7 @@ func space(data string) finding {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return errorOr("data", "", fmt.Errorf("%s: %w", dir, err))
 	}
-	free := uint64(fs.Bavail) * uint64(fs.Bsize)
+	free := fs.Bavail * uint64(fs.Bsize)
 	if free < leastSpace {
 		return errorOr("data", "", fmt.Errorf("%s has %d MB free: make room, or give another --data-dir", dir, free>>20))
 	}
