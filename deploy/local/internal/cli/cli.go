@@ -77,13 +77,13 @@ func (t *terminal) run(ctx context.Context, args []string) int {
 
 // onlyCancelled reports whether err says no more than that a context was cancelled, however often.
 func onlyCancelled(err error) bool {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it takes the tree of errors apart, a wrapper at a time
 	case interface{ Unwrap() []error }:
 		return !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !onlyCancelled(err) })
 	case interface{ Unwrap() error }:
 		return onlyCancelled(e.Unwrap())
 	default:
-		return err == context.Canceled
+		return errors.Is(err, context.Canceled)
 	}
 }
 

@@ -3,6 +3,7 @@ package up
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -124,7 +125,7 @@ func TestPipelineRunsWhileItsDirectoryIsHeld(t *testing.T) {
 	if err := (State{PID: os.Getpid(), Data: data, API: "http://127.0.0.1:1"}).write(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadState(data); err != ErrNotRunning {
+	if _, err := ReadState(data); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("%v, want %v", err, ErrNotRunning)
 	}
 	lock, err := datadir.Take(data)
@@ -137,7 +138,7 @@ func TestPipelineRunsWhileItsDirectoryIsHeld(t *testing.T) {
 	if err := lock.Release(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadState(data); err != ErrNotRunning {
+	if _, err := ReadState(data); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("%v, want %v", err, ErrNotRunning)
 	}
 	// Asking keeps nobody from starting.
