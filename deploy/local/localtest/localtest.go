@@ -15,7 +15,9 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
+	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -92,7 +94,7 @@ func StartSQL(t testing.TB) *SQL {
 
 func start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, program: build(t), args: args, Addr: "127.0.0.1:0"}
+	s := &Server{t: t, program: build(t), args: args, Addr: FreeAddr(t)}
 	t.Cleanup(s.Stop)
 	s.Restart()
 	return s
@@ -243,15 +245,24 @@ func build(t testing.TB) string {
 	return own
 }
 
-// FreeAddr is an address on 127.0.0.1 that nobody listens on, for a server that a test means to start itself.
+// FreeAddr is an address on 127.0.0.1 that nobody listens on, for a server that a test means to start, with a port below those that the system gives to outgoing connections: a
+// server that was killed must find its port free again, and clients that look for it may be given any of the others.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, count = 20000, 12000
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", first+mathrand.IntN(count))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // tail keeps the last 16 KiB that are written to it.

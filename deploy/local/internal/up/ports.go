@@ -3,6 +3,7 @@ package up
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 )
@@ -29,9 +30,9 @@ func (p Ports) choose(anyPort bool) (Ports, error) {
 		name string
 		port *int
 	}{{"UI and API", &p.API}, {"Kafka", &p.Kafka}, {"S3", &p.S3}, {"ClickHouse", &p.SQL}, {"OTLP", &p.OTLP}} {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(*one.port)))
-		if err != nil && anyPort {
-			l, err = net.Listen("tcp", "127.0.0.1:0")
+		l, err := listen(*one.port)
+		for tries := 0; err != nil && (anyPort || *one.port == 0) && tries < 100; tries++ {
+			l, err = listen(firstFree + rand.IntN(countFree))
 		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("port %d (%s) is taken", *one.port, one.name))
@@ -44,6 +45,18 @@ func (p Ports) choose(anyPort bool) (Ports, error) {
 		return p, fmt.Errorf("%w\nstop what listens there, or let free ports be chosen with --any-port", errors.Join(faults...))
 	}
 	return p, nil
+}
+
+// Free ports are taken from below those that the system gives to outgoing connections. A child that was killed must find
+// its port free again, and the clients that look for it meanwhile may be given any of the others.
+const firstFree, countFree = 20000, 12000
+
+// listen listens on a port of this machine; 0 is refused.
+func listen(port int) (net.Listener, error) {
+	if port == 0 {
+		return nil, errors.New("no port given")
+	}
+	return net.Listen("tcp", local(port))
 }
 
 func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
