@@ -14,8 +14,8 @@ const (
 	MaxPage = 256 << 10 // bytes that the texts of a page's boxes take in JSON, together
 )
 
-// Assign gives the text of each box, in the order of boxes: the lines of which more than half of the area lies in it,
-// in the order of lines, joined by newlines. Lines and boxes are in pixels of the page image, origin top left.
+// Assign gives the text of each box, in the order of boxes: the lines of which more than half lies in it, in the order of
+// lines, joined by newlines. Lines and boxes are in pixels of the page image, origin top left.
 //
 // A line may belong to several boxes, as boxes overlap, and to none. A text longer than MaxBox is cut before the
 // character that would pass it; once a page's texts take MaxPage, the boxes after those have none, and the first boxes
@@ -54,12 +54,21 @@ func Assign(lines []schemas.TextLine, boxes []schemas.Box) []string {
 	return texts
 }
 
-// belongs reports whether more than half of the line's area lies in the box. A line without area is where its middle is.
+// belongs reports whether more than half of the line's core lies in the box. A line without area is where its middle is.
+//
+// The core is the middle half across the line: a text layer's line is as high as its font may reach, with room for
+// accents and descenders that are seldom there, and a detector's box is as high as the ink. A box that fits a heading
+// closely would miss half of the line's area.
 func belongs(line, box [4]float64) bool {
 	width, height := line[2]-line[0], line[3]-line[1]
 	if !(width > 0 && height > 0) {
 		x, y := line[0]+width/2, line[1]+height/2
 		return x >= box[0] && x < box[2] && y >= box[1] && y < box[3]
+	}
+	if height <= width {
+		line[1], line[3], height = line[1]+height/4, line[3]-height/4, height/2
+	} else { // it is written upwards or downwards
+		line[0], line[2], width = line[0]+width/4, line[2]-width/4, width/2
 	}
 	w := min(line[2], box[2]) - max(line[0], box[0])
 	h := min(line[3], box[3]) - max(line[1], box[1])
