@@ -1,6 +1,6 @@
 #!/bin/sh
 # Packs build/ into a tarball that needs nothing but the machine's C library, and proves it: unpacks the tarball
-# elsewhere and runs its binaries there.
+# elsewhere and puts the sample through the binaries there.
 #
 #   deploy/dist/dist.sh VERSION        run by `make dist`, from the root, after deps and build
 #
@@ -48,9 +48,10 @@ mv "$out/$name.tar.gz.part" "$out/$name.tar.gz"
 
 mkdir -p "$out/unpacked"
 tar -C "$out/unpacked" -xzf "$out/$name.tar.gz"
-said=$(env -i PATH=/usr/bin:/bin HOME="$out/unpacked" "$out/unpacked/$name/bin/leafcutter" version) ||
-	die "the unpacked bin/leafcutter does not run"
-echo "dist: $said"
+clean="env -i PATH=/usr/bin:/bin HOME=$out/unpacked"
+$clean "$out/unpacked/$name/bin/leafcutter" version || die "the unpacked bin/leafcutter does not run"
+$clean "$out/unpacked/$name/bin/leafcutter" up --ephemeral --any-port --exit --submit docs/samples/leafcutter.pdf \
+	>"$out/unpacked/log" 2>&1 || { cat "$out/unpacked/log"; die "the unpacked bin/leafcutter does not get the sample through"; }
 for bin in build/bin/*; do
 	[ -x "$out/unpacked/$name/bin/$(basename "$bin")" ] || die "$(basename "$bin") is missing in the tarball"
 done
