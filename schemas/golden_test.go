@@ -47,6 +47,8 @@ func records() []schemas.Record {
 		schemas.PageFailed{Run: run, Page: 18, Stage: "splitter", Code: "page-too-large", Error: "the page has 90 megapixels", TraceID: "4bf92f3577b34da6a3ce929d0e0e4736", FailedAt: at},
 		schemas.RunFailed{Run: run, Stage: "planner", Code: "encrypted", Error: "the document needs a password", FailedAt: at},
 		schemas.RunCancelled{DocumentID: doc, RunID: run.RunID, CancelledAt: at},
+		schemas.RunResumed{DocumentID: doc, RunID: run.RunID, Sequence: 8, ResumedAt: at},
+		schemas.DocumentDeleted{DocumentID: doc, Sequence: 9, RequestedAt: at, DeletedAt: at, Objects: 321},
 		schemas.RunEnded{ID: "00000000-0000-5000-8000-000000000000", DocumentID: doc, RunID: run.RunID, Title: "Report", Model: "layout_cdla", State: schemas.CompletedWithFailures,
 			Code: "page-too-large", PagesSelected: 40, PagesDone: 39, PagesFailed: 1, Boxes: 300, SubmittedAt: at, FinishedAt: at, WebhookURL: "https://example.org/hook"},
 		schemas.Control{DocumentID: doc, Action: schemas.ActionCancel, Sequence: 7, At: at},

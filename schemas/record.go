@@ -36,6 +36,7 @@ const (
 	HeaderRunID      = "lc-run-id"
 	HeaderPage       = "lc-page"
 	HeaderValueRef   = "lc-value-ref" // object that holds the original value where it is above MaxDeadLetterValue
+	HeaderLetter     = "lc-letter"    // which letter it is; a replayed record carries it, so that a second failure is the same letter
 )
 
 // MaxDeadLetterValue is the size in bytes up to which a dead letter holds the original value itself.

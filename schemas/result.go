@@ -3,11 +3,13 @@ package schemas
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 )
 
 // Result is a record of the results topic, keyed by document: all that SQL knows comes through it, so one recorder owns
-// a document. It is one of DocumentAccepted, RunPlanned, PageDone, PageFailed, RunFailed and RunCancelled.
+// a document. It is one of DocumentAccepted, RunPlanned, PageDone, PageFailed, RunFailed, RunCancelled, RunResumed and
+// DocumentDeleted.
 type Result interface {
 	Record
 	Document() string
@@ -78,11 +80,31 @@ type RunFailed struct {
 	FailedAt time.Time `json:"failed_at"`
 }
 
-// RunCancelled ends a run on request. Pages that were done stay.
+// RunCancelled ends a run on request, unless it was resumed with a higher sequence. Pages that were done stay.
 type RunCancelled struct {
 	DocumentID  string    `json:"document_id"`
 	RunID       string    `json:"run_id"`
+	Sequence    int64     `json:"sequence,omitempty" jsonschema:"of the control that asked for it"`
 	CancelledAt time.Time `json:"cancelled_at"`
+}
+
+// RunResumed takes back the cancellations of a run that have a lower sequence. The pages that are missing are asked for
+// again beside it.
+type RunResumed struct {
+	DocumentID string    `json:"document_id"`
+	RunID      string    `json:"run_id"`
+	Sequence   int64     `json:"sequence" jsonschema:"of the control that asked for it"`
+	ResumedAt  time.Time `json:"resumed_at"`
+}
+
+// DocumentDeleted asks for the rows of a document to be deleted, once its objects are gone. Nothing of the document is
+// landed after it.
+type DocumentDeleted struct {
+	DocumentID  string    `json:"document_id"`
+	Sequence    int64     `json:"sequence" jsonschema:"of the control that asked for it"`
+	RequestedAt time.Time `json:"requested_at"`
+	DeletedAt   time.Time `json:"deleted_at" jsonschema:"when the objects were gone"`
+	Objects     int64     `json:"objects" jsonschema:"deleted"`
 }
 
 // Schemas: the type and version of each record.
@@ -93,6 +115,8 @@ func (PageDone) Schema() string         { return "PageDone.v1" }
 func (PageFailed) Schema() string       { return "PageFailed.v1" }
 func (RunFailed) Schema() string        { return "RunFailed.v1" }
 func (RunCancelled) Schema() string     { return "RunCancelled.v1" }
+func (RunResumed) Schema() string       { return "RunResumed.v1" }
+func (DocumentDeleted) Schema() string  { return "DocumentDeleted.v1" }
 
 // Identities: what each record is about.
 
@@ -101,7 +125,9 @@ func (r RunPlanned) Identity() string       { return r.RunID }
 func (r PageDone) Identity() string         { return r.Key() }
 func (r PageFailed) Identity() string       { return pageKey(r.RunID, r.Page) }
 func (r RunFailed) Identity() string        { return r.RunID }
-func (r RunCancelled) Identity() string     { return r.RunID }
+func (r RunCancelled) Identity() string     { return r.RunID + "/" + strconv.FormatInt(r.Sequence, 10) }
+func (r RunResumed) Identity() string       { return r.RunID + "/" + strconv.FormatInt(r.Sequence, 10) }
+func (r DocumentDeleted) Identity() string  { return r.DocumentID }
 
 // Documents: the key of each record.
 
@@ -111,6 +137,8 @@ func (r PageDone) Document() string         { return r.DocumentID }
 func (r PageFailed) Document() string       { return r.DocumentID }
 func (r RunFailed) Document() string        { return r.DocumentID }
 func (r RunCancelled) Document() string     { return r.DocumentID }
+func (r RunResumed) Document() string       { return r.DocumentID }
+func (r DocumentDeleted) Document() string  { return r.DocumentID }
 
 // UnmarshalResult reads a value of the results topic. A type that this build does not know gives (nil, nil): a newer
 // producer may be at work, and its records are not faults.
@@ -132,6 +160,10 @@ func UnmarshalResult(value []byte) (Result, error) {
 		return asResult[RunFailed](value)
 	case "RunCancelled":
 		return asResult[RunCancelled](value)
+	case "RunResumed":
+		return asResult[RunResumed](value)
+	case "DocumentDeleted":
+		return asResult[DocumentDeleted](value)
 	case "":
 		return nil, fmt.Errorf("not a result: it has no type")
 	default:

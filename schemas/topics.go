@@ -64,7 +64,7 @@ func Topics(models ...string) []Topic {
 	}
 	documents := work(TopicDocuments, "DocumentSubmitted, or the raw bytes of a PDF or image")
 	documents.MaxBytes = MaxRawDocument + mib
-	results := work(TopicResults, "DocumentAccepted, RunPlanned, PageDone, PageFailed, RunFailed, RunCancelled")
+	results := work(TopicResults, "DocumentAccepted, RunPlanned, PageDone, PageFailed, RunFailed, RunCancelled, RunResumed, DocumentDeleted")
 	results.MaxBytes = 4 * mib
 	dead := work(TopicDeadLetters, "the original record and why it was given up")
 	dead.Partitions, dead.MaxBytes = 3, documents.MaxBytes+mib // any record, and what is said of it

@@ -21,7 +21,7 @@ func Records() []schemas.Record {
 	return []schemas.Record{
 		schemas.DocumentSubmitted{}, schemas.PageRange{}, schemas.PageRendered{}, schemas.PageDetected{},
 		schemas.DocumentAccepted{}, schemas.RunPlanned{}, schemas.PageDone{}, schemas.PageFailed{}, schemas.RunFailed{},
-		schemas.RunCancelled{}, schemas.RunEnded{}, schemas.Control{}, schemas.ModelAnnounced{},
+		schemas.RunCancelled{}, schemas.RunResumed{}, schemas.DocumentDeleted{}, schemas.RunEnded{}, schemas.Control{}, schemas.ModelAnnounced{},
 	}
 }
 
