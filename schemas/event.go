@@ -33,6 +33,7 @@ type RunEnded struct {
 	Model         string    `json:"model"`
 	State         State     `json:"state"`
 	Code          string    `json:"code,omitempty"`
+	Control       int64     `json:"control,omitempty" jsonschema:"sequence of the control that cancelled it"`
 	PagesSelected int       `json:"pages_selected"`
 	PagesDone     int       `json:"pages_done"`
 	PagesFailed   int       `json:"pages_failed"`
@@ -49,8 +50,12 @@ func (e RunEnded) Schema() string { return "RunEnded.v1" }
 func (e RunEnded) Identity() string { return e.EventID() }
 
 // EventID is UUIDv5 of (run, state, done, failed): a run that ends again after a replay with other counts is another
-// event; the same end said twice is one.
+// event; the same end said twice is one. A cancelled run's is of (run, state, control): pages that were in flight go on
+// being counted after it, and are no other end.
 func (e RunEnded) EventID() string {
+	if e.State == Cancelled && e.Control != 0 {
+		return nameUUID("event", e.RunID, string(e.State), strconv.FormatInt(e.Control, 10))
+	}
 	return nameUUID("event", e.RunID, string(e.State), strconv.Itoa(e.PagesDone), strconv.Itoa(e.PagesFailed))
 }
 

@@ -44,6 +44,9 @@ func SourceKey(documentID string) string { return "documents/" + documentID + "/
 // RecordKey is the object that holds the record that submitted the document, where it is too large for a dead letter.
 func RecordKey(documentID string) string { return "documents/" + documentID + "/record" }
 
+// SubmissionKey is the object that says what ingest-api accepted under the document's id.
+func SubmissionKey(documentID string) string { return DocumentPrefix(documentID) + "submission.json" }
+
 // DocumentPrefix is the prefix of every object of a document.
 func DocumentPrefix(documentID string) string { return "documents/" + documentID + "/" }
 

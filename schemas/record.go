@@ -36,7 +36,8 @@ const (
 	HeaderRunID      = "lc-run-id"
 	HeaderPage       = "lc-page"
 	HeaderValueRef   = "lc-value-ref" // object that holds the original value where it is above MaxDeadLetterValue
-	HeaderLetter     = "lc-letter"    // which letter it is; a replayed record carries it, so that a second failure is the same letter
+	HeaderLetter     = "lc-letter"    // which letter it is (LetterID); a replayed record carries it, so that a second failure is the same letter
+	HeaderReplay     = "lc-replay"    // of a replayed record and of its next letter: which replay of the letter it is, from 1
 )
 
 // MaxDeadLetterValue is the size in bytes up to which a dead letter holds the original value itself.

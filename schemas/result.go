@@ -84,6 +84,7 @@ type RunFailed struct {
 type RunCancelled struct {
 	DocumentID  string    `json:"document_id"`
 	RunID       string    `json:"run_id"`
+	SubmittedAt time.Time `json:"submitted_at,omitzero" jsonschema:"of the document; where it is absent, a run of which nothing else is known cannot be shown"`
 	Sequence    int64     `json:"sequence,omitempty" jsonschema:"of the control that asked for it"`
 	CancelledAt time.Time `json:"cancelled_at"`
 }
@@ -91,10 +92,11 @@ type RunCancelled struct {
 // RunResumed takes back the cancellations of a run that have a lower sequence. The pages that are missing are asked for
 // again beside it.
 type RunResumed struct {
-	DocumentID string    `json:"document_id"`
-	RunID      string    `json:"run_id"`
-	Sequence   int64     `json:"sequence" jsonschema:"of the control that asked for it"`
-	ResumedAt  time.Time `json:"resumed_at"`
+	DocumentID  string    `json:"document_id"`
+	RunID       string    `json:"run_id"`
+	SubmittedAt time.Time `json:"submitted_at,omitzero" jsonschema:"of the document; as in RunCancelled"`
+	Sequence    int64     `json:"sequence" jsonschema:"of the control that asked for it"`
+	ResumedAt   time.Time `json:"resumed_at"`
 }
 
 // DocumentDeleted asks for the rows of a document to be deleted, once its objects are gone. Nothing of the document is

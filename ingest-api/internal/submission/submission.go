@@ -81,9 +81,7 @@ type Submission struct {
 const maxMarker = 64 << 10
 
 // MarkerKey is the object that holds the marker of a document.
-func MarkerKey(documentID string) string {
-	return schemas.DocumentPrefix(documentID) + "submission.json"
-}
+func MarkerKey(documentID string) string { return schemas.SubmissionKey(documentID) }
 
 // Upload accepts a document that was received: d has the options, file the bytes.
 func (k *Desk) Upload(ctx context.Context, d schemas.DocumentSubmitted, kind filetype.Type, file *upload.File, key Key) (schemas.DocumentSubmitted, error) {
