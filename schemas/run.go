@@ -18,7 +18,7 @@ type Run struct {
 	ContentType   string     `json:"content_type" jsonschema:"media type told by the magic bytes"`
 	PagesSelected int        `json:"pages_selected"`
 	Options       RunOptions `json:"options"`
-	Resumed       int64      `json:"resumed,omitempty" jsonschema:"sequence of the control that asked for this work again: a cancellation with a lower one does not concern it"`
+	Control       int64      `json:"control,omitempty" jsonschema:"sequence of the control that asked for this work again: a cancellation with a lower one does not concern it"`
 }
 
 // Validate reports what makes the run unusable.
