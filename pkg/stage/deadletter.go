@@ -45,6 +45,18 @@ func (r *Runner) reason(i *item, original map[string]string, topic string, about
 	h[schemas.HeaderTopic] = r.kafka.Topic(topic)
 	h[schemas.HeaderPartition] = strconv.Itoa(int(i.in.Partition))
 	h[schemas.HeaderOffset] = strconv.FormatInt(i.in.Offset, 10)
+	if letter := i.in.Headers[schemas.HeaderLetter]; letter != "" {
+		// A replayed record that fails again is the letter that it was. So is its one page, where a stage gives that up as
+		// a part of the record. A page among others has a letter of its own, which another replay of the whole finds again.
+		if whole := r.about(i.in); about.RunID == whole.RunID && about.Page == whole.Page {
+			h[schemas.HeaderLetter] = letter
+			if replay := i.in.Headers[schemas.HeaderReplay]; replay != "" {
+				h[schemas.HeaderReplay] = replay
+			}
+		} else {
+			h[schemas.HeaderLetter] = schemas.PartLetterID(letter, about.RunID, about.Page)
+		}
+	}
 	if about.DocumentID != "" {
 		h[schemas.HeaderDocumentID] = about.DocumentID
 	}

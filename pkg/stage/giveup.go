@@ -15,8 +15,14 @@ const (
 	outcomeLost      = "lost" // given up, and not even that could be said
 )
 
-// condemn gives a record up: to dead-letters, with the records that tell the rest of the pipeline.
+// condemn gives a record up: to dead-letters, with the records that tell the rest of the pipeline. A letter itself is let
+// go: one about it would come back to where it failed, for ever.
 func (r *Runner) condemn(ctx context.Context, i *item, err error) {
+	if i.in.Topic == schemas.TopicDeadLetters {
+		r.log.Error("a dead letter is given up, and no letter tells of it", append(r.itemAttrs(i), "code", fault.CodeOf(err), "error", err)...)
+		r.done(ctx, i, outcomeLost)
+		return
+	}
 	r.log.Error("a record is given up and dead-lettered", append(r.itemAttrs(i), "code", fault.CodeOf(err), "attempts", max(i.attempts, 1), "error", err)...)
 	letter, lerr := r.deadLetter(ctx, i, err)
 	if lerr != nil {
