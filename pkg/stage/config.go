@@ -67,6 +67,9 @@ type Config struct {
 	// Cancelled reports whether the work of a record is no longer wanted; such records are done without being handled.
 	// Nil for never.
 	Cancelled func(about About) bool
+	// Dropped gives the records that say so to the rest of the pipeline: in is done once they are acknowledged. What it
+	// gives may be given again for other records of the same run. Nil for none.
+	Dropped func(in In) []Out
 	// Probes ask each dependency, by the name that its faults carry, whether it is there, on a connection of their own.
 	Probes map[string]func(ctx context.Context) error
 	// StoreLarge keeps a dead letter's value that is too large for the topic and returns where. Nil: such values are

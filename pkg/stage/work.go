@@ -47,7 +47,7 @@ func (r *Runner) work(ctx context.Context) {
 			case i.part.isRevoked():
 				r.lanes.release(i)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
-				r.done(ctx, i, outcomeCancelled)
+				r.drop(ctx, i)
 			case i.suspect:
 				i.suspect = false // a retry after an error is as any other's
 				r.handleAlone(ctx, i)
@@ -185,6 +185,15 @@ func backoff(base time.Duration, try int, limit time.Duration) time.Duration {
 		d = limit
 	}
 	return d - rand.N(d/2+1)
+}
+
+// drop has done with a record whose work is not wanted any more, once that has been said.
+func (r *Runner) drop(ctx context.Context, i *item) {
+	var outs []Out
+	if r.cfg.Dropped != nil {
+		outs = r.spans.inject(extract(i.in), r.cfg.Dropped(i.in))
+	}
+	r.produce(ctx, i, outs, outcomeCancelled)
 }
 
 // produce sends what a record caused and marks it done once all of it has been acknowledged.

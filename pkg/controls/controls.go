@@ -1,0 +1,196 @@
+// Package controls knows what was asked of documents: to cancel, resume or delete them. It reads the compacted topic
+// controls to its end and follows it from there. Every stage holds a [Set] and heeds it; the API asks it before it asks
+// for more.
+//
+// The control of a document with the highest sequence holds, whatever the order in which they come. A delete holds for
+// ever: nothing on the topic takes it back.
+//
+// What is asked for again after a resume may overtake the resume itself, on its way to a stage: another topic, another
+// connection. So records that are emitted because of a control carry its sequence (schemas.Run.Control), and only a
+// cancel with a higher one stops them.
+package controls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"leafcutter/pkg/kafka"
+	"leafcutter/schemas"
+)
+
+// Set is what was asked of documents. It is safe for concurrent use; nil is a Set of which nothing was asked.
+type Set struct {
+	log *slog.Logger
+
+	mu       sync.RWMutex
+	asked    map[string]schemas.Control // by document, the one that holds
+	why      error                      // the topic cannot be read now; nil where it is being followed
+	caughtUp chan struct{}
+	once     sync.Once
+}
+
+// New makes a Set of which nothing was asked yet.
+func New(log *slog.Logger) *Set {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Set{log: log, asked: map[string]schemas.Control{}, why: errors.New("the topic of controls is still to be read"), caughtUp: make(chan struct{})}
+}
+
+// Follow reads the topic until ctx ends. A broker that is away, or a topic that is still to be made, is waited for.
+func (s *Set) Follow(ctx context.Context, k kafka.Config) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
+	for {
+		err := kafka.Tail(ctx, k, schemas.TopicControls, s.Apply, func() {
+			pause.Reset()
+			s.CaughtUp()
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		s.mu.Lock()
+		s.why = fmt.Errorf("the topic of controls cannot be read: %w", err)
+		s.mu.Unlock()
+		wait := pause.NextBackOff()
+		s.log.Warn("controls cannot be read yet", slog.Any("error", err), slog.Duration("pause", wait))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// While follows the topic for as long as do runs, which begins once the topic was read to its end: a stage that took a
+// record before might do what was cancelled. A ctx that ends while that is waited for is a clean end, without do.
+func (s *Set) While(ctx context.Context, k kafka.Config, do func(ctx context.Context) error) error {
+	following, stop := context.WithCancel(context.WithoutCancel(ctx)) // do may ask until its last record is done
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		s.Follow(following, k)
+	}()
+	defer func() { stop(); <-followed }()
+	if s.Await(ctx) != nil {
+		return nil
+	}
+	return do(ctx)
+}
+
+// Await returns nil once the topic has been read to its end for the first time, else the reason for which ctx ended.
+func (s *Set) Await(ctx context.Context) error {
+	select {
+	case <-s.caughtUp:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Ready tells why the Set may not know all that was asked: a condition of being ready.
+func (s *Set) Ready() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.why
+}
+
+// CaughtUp says that every control of before now has been applied. Follow calls it; so does a test without a broker.
+func (s *Set) CaughtUp() {
+	s.mu.Lock()
+	s.why = nil
+	s.mu.Unlock()
+	s.once.Do(func() { close(s.caughtUp) })
+}
+
+// Apply takes one record of the topic. A nil value takes back what was asked, but for a delete. A record that cannot be
+// read, or is not its key's, is passed over: compaction keeps a control by its key alone.
+func (s *Set) Apply(key string, value []byte) {
+	if value == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.asked[key].Action != schemas.ActionDelete {
+			delete(s.asked, key)
+		}
+		return
+	}
+	c, err := schemas.Unmarshal[schemas.Control](value)
+	switch {
+	case err != nil:
+	case c.DocumentID != key || !schemas.IsUUID(key):
+		err = fmt.Errorf("it is of the document %.80q", c.DocumentID)
+	default:
+		c.Action, err = known(c.Action)
+	}
+	if err != nil {
+		s.log.Warn("a control cannot be read", slog.String("key", fmt.Sprintf("%.80s", key)), slog.Any("error", err))
+		return
+	}
+	c.DocumentID = key
+	s.Asked(c)
+}
+
+// known is the action as one of the constants, so that no document keeps a string of its own.
+func known(action string) (string, error) {
+	for _, a := range []string{schemas.ActionCancel, schemas.ActionResume, schemas.ActionDelete} {
+		if a == action {
+			return a, nil
+		}
+	}
+	return "", fmt.Errorf("the action %.80q is not known", action)
+}
+
+// Asked takes a control that the topic has acknowledged, so that who asked need not wait to read it.
+func (s *Set) Asked(c schemas.Control) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, ok := s.asked[c.DocumentID]
+	if !ok || outranks(c, old) {
+		s.asked[c.DocumentID] = c
+	}
+}
+
+// outranks tells which of two controls holds: a delete before all others, the higher sequence among equals. Of one
+// sequence, which two askers may have made at once, the cancel holds: it is taken back more easily than it is missed.
+func outranks(a, b schemas.Control) bool {
+	if deletes, deleted := a.Action == schemas.ActionDelete, b.Action == schemas.ActionDelete; deletes != deleted {
+		return deletes
+	}
+	return a.Sequence > b.Sequence || a.Sequence == b.Sequence && a.Action == schemas.ActionCancel
+}
+
+// Last is what was last asked of a document.
+func (s *Set) Last(documentID string) (schemas.Control, bool) {
+	if s == nil {
+		return schemas.Control{}, false
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c, ok := s.asked[documentID]
+	return c, ok
+}
+
+// Cancelled tells whether a document is cancelled, and by which control.
+func (s *Set) Cancelled(documentID string) (sequence int64, yes bool) {
+	c, ok := s.Last(documentID)
+	return c.Sequence, ok && c.Action == schemas.ActionCancel
+}
+
+// Deleted tells whether a document was deleted, and by which control.
+func (s *Set) Deleted(documentID string) (schemas.Control, bool) {
+	c, ok := s.Last(documentID)
+	return c, ok && c.Action == schemas.ActionDelete
+}
+
+// Next is the control that asks for action now: its sequence is now in Unix milliseconds, and in any case above that of
+// what was asked before.
+func (s *Set) Next(documentID, action string, now time.Time) schemas.Control {
+	last, _ := s.Last(documentID)
+	return schemas.Control{DocumentID: documentID, Action: action, Sequence: max(now.UnixMilli(), last.Sequence+1), At: now.UTC()}
+}
