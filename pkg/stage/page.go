@@ -18,6 +18,7 @@ func AboutPage(in In) About {
 		RunID      string `json:"run_id"`
 		Page       int    `json:"page"`
 		Pages      []int  `json:"pages"`
+		Control    int64  `json:"control"`
 	}
 	if json.Unmarshal(in.Value, &r) != nil {
 		return About{}
@@ -25,7 +26,7 @@ func AboutPage(in In) About {
 	if len(r.Pages) == 1 {
 		r.Page = r.Pages[0]
 	}
-	return About{DocumentID: r.DocumentID, RunID: r.RunID, Page: r.Page}
+	return About{DocumentID: r.DocumentID, RunID: r.RunID, Page: r.Page, Control: r.Control}
 }
 
 // PageFailed tells the rest of the pipeline that stage could not do a page of a run, for the reason given; in is the

@@ -103,4 +103,5 @@ type About struct {
 	DocumentID string
 	RunID      string
 	Page       int
+	Control    int64 // sequence of the control that asked for the record again; 0 where none did
 }
