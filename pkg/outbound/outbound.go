@@ -1,5 +1,6 @@
-// Package outbound is the HTTP transport by which the object store and ClickHouse are reached: a bounded pool of
-// connections, a span for each request, and connections that fail when nothing moves instead of hanging for ever.
+// Package outbound is the HTTP transport by which the object store and ClickHouse are reached, and webhooks are sent: a
+// bounded pool of connections, a span for each request, and connections that fail when nothing moves instead of hanging
+// for ever.
 package outbound
 
 import (
@@ -20,6 +21,7 @@ type Settings struct {
 	DialTimeout time.Duration // to establish a connection; 5 s where 0
 	Stall       time.Duration // without a byte in either direction before a connection is given up; 60 s where 0
 	TLS         *tls.Config   // nil for the system's roots
+	Guard       *Guard        // asked before each connection, and no proxy is used, which would connect instead; nil: all goes
 
 	// Tracer and Meter providers of the spans and metrics of requests; OpenTelemetry's globals where nil.
 	Tracers trace.TracerProvider
@@ -37,7 +39,7 @@ func New(s Settings) *Transport {
 	connections := or(s.Connections, 32)
 	pool := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           dialer(or(s.DialTimeout, 5*time.Second), or(s.Stall, time.Minute)),
+		DialContext:           dialer(or(s.DialTimeout, 5*time.Second), or(s.Stall, time.Minute), s.Guard),
 		TLSClientConfig:       s.TLS,
 		TLSHandshakeTimeout:   10 * time.Second,
 		MaxIdleConns:          connections,
@@ -46,6 +48,9 @@ func New(s Settings) *Transport {
 		ExpectContinueTimeout: time.Second,
 		ForceAttemptHTTP2:     false, // one object a connection: streams of one connection share its fate and its window
 		DisableCompression:    true,  // objects are images and are to arrive as they lie; ClickHouse is asked explicitly
+	}
+	if s.Guard != nil {
+		pool.Proxy = nil
 	}
 	var options []otelhttp.Option
 	if s.Tracers != nil {
@@ -61,8 +66,11 @@ func New(s Settings) *Transport {
 func (t *Transport) CloseIdleConnections() { t.pool.CloseIdleConnections() }
 
 // dialer connects within timeout; what it returns breaks after stall without progress.
-func dialer(timeout, stall time.Duration) func(context.Context, string, string) (net.Conn, error) {
+func dialer(timeout, stall time.Duration, guard *Guard) func(context.Context, string, string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 15 * time.Second}
+	if guard != nil {
+		d.ControlContext = guard.control
+	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		c, err := d.DialContext(ctx, network, address)
 		if err != nil {
