@@ -47,8 +47,11 @@ func RecordKey(documentID string) string { return "documents/" + documentID + "/
 // SubmissionKey is the object that says what ingest-api accepted under the document's id.
 func SubmissionKey(documentID string) string { return DocumentPrefix(documentID) + "submission.json" }
 
+// DocumentsPrefix is the prefix of every object of every document.
+const DocumentsPrefix = "documents/"
+
 // DocumentPrefix is the prefix of every object of a document.
-func DocumentPrefix(documentID string) string { return "documents/" + documentID + "/" }
+func DocumentPrefix(documentID string) string { return DocumentsPrefix + documentID + "/" }
 
 // PageImageKey is the object that holds page n (from 1) rendered at dpi by the renderer build; runs share it.
 func PageImageKey(documentID string, dpi int, renderer string, page int) string {

@@ -100,6 +100,26 @@ func (s *Store) List(ctx context.Context, prefix string, visit func(Info) error)
 	return nil
 }
 
+// Folders calls visit with each name that stands between prefix, which ends with a slash, and the next slash of a key, in
+// order, until visit returns an error, which Folders returns as it is. Keys without that slash are passed over.
+func (s *Store) Folders(ctx context.Context, prefix string, visit func(name string) error) error {
+	pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{
+		Bucket: aws.String(s.cfg.Bucket), Prefix: aws.String(prefix), Delimiter: aws.String("/"),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return classed(ctx, "list folders of "+prefix, err)
+		}
+		for _, folder := range page.CommonPrefixes {
+			if err := visit(strings.TrimSuffix(strings.TrimPrefix(aws.ToString(folder.Prefix), prefix), "/")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // DeletePrefix removes every object whose key begins with prefix, which must not be empty, and tells how many. It holds
 // at most one batch of keys, however many there are.
 func (s *Store) DeletePrefix(ctx context.Context, prefix string) (int, error) {

@@ -170,12 +170,28 @@ func listing(ctx context.Context, t *testing.T, store *objectstore.Store) {
 	if err != nil || n != many {
 		t.Errorf("listed %d of %d: %v", n, many, err)
 	}
+	for _, key := range []string{"conformance/list/b/2", "conformance/list/b/1/x", "conformance/list/a/1"} {
+		if err := store.Put(ctx, key, []byte("x"), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var folders []string
+	err = store.Folders(ctx, "conformance/list/", func(name string) error {
+		folders = append(folders, name)
+		return nil
+	})
+	if got := strings.Join(folders, " "); got != "a b" || err != nil {
+		t.Errorf("the folders are %q, %v", got, err)
+	}
 	enough := errors.New("enough")
+	if err := store.Folders(ctx, "conformance/list/", func(string) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("a visitor's error came back as %v", err)
+	}
 	if err := store.List(ctx, "conformance/list/", func(objectstore.Info) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("a visitor's error came back as %v", err)
 	}
-	if removed, err := store.DeletePrefix(ctx, "conformance/list/"); removed != many || err != nil {
-		t.Errorf("removed %d of %d: %v", removed, many, err)
+	if removed, err := store.DeletePrefix(ctx, "conformance/list/"); removed != many+3 || err != nil {
+		t.Errorf("removed %d of %d: %v", removed, many+3, err)
 	}
 	if removed, err := store.DeletePrefix(ctx, "conformance/list/"); removed != 0 || err != nil {
 		t.Errorf("removed %d more: %v", removed, err)

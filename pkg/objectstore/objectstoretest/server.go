@@ -232,20 +232,31 @@ func list(w http.ResponseWriter, r *http.Request, objects map[string]object) {
 		IsTruncated           bool
 		NextContinuationToken string `xml:",omitempty"`
 		Contents              []content
+		CommonPrefixes        []struct{ Prefix string }
 	}{}
 	query := r.URL.Query()
-	keys := make([]string, 0, len(objects))
+	prefix, delimiter := query.Get("prefix"), query.Get("delimiter")
+	keys := make([]string, 0, len(objects)) // and folders, which end with the delimiter as no key here does
 	for key := range objects {
-		if strings.HasPrefix(key, query.Get("prefix")) && key > query.Get("continuation-token") {
+		rest, below := strings.CutPrefix(key, prefix)
+		if i := strings.Index(rest, delimiter); delimiter != "" && i >= 0 {
+			key = prefix + rest[:i+len(delimiter)]
+		}
+		if below && key > query.Get("continuation-token") {
 			keys = append(keys, key)
 		}
 	}
 	slices.Sort(keys)
+	keys = slices.Compact(keys)
 	if len(keys) > 1000 {
 		keys = keys[:1000]
 		result.IsTruncated, result.NextContinuationToken = true, keys[999]
 	}
 	for _, key := range keys {
+		if delimiter != "" && strings.HasSuffix(key, delimiter) {
+			result.CommonPrefixes = append(result.CommonPrefixes, struct{ Prefix string }{key})
+			continue
+		}
 		o := objects[key]
 		result.Contents = append(result.Contents, content{key, len(o.body), etag(o.body), o.modified.UTC().Format(time.RFC3339)})
 	}
