@@ -202,3 +202,32 @@ func TestConfigReportsEveryFault(t *testing.T) {
 		t.Error("a missing certificate file is accepted")
 	}
 }
+
+func TestLagOfAGroup(t *testing.T) {
+	cfg := newCluster(t, kfake.SeedTopics(2, "lc.pages", "lc.pages.bulk"))
+	cfg.TopicPrefix, cfg.GroupPrefix = "lc.", "g."
+	client, err := kafka.NewClient(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if lag, err := kafka.LagOf(t.Context(), client, cfg, "detector"); err != nil || lag.Members != 0 || len(lag.Waiting) != 0 {
+		t.Errorf("a group that nobody joined: %+v, %v", lag, err)
+	}
+	for range 5 {
+		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "lc.pages.bulk", Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	member, err := kafka.NewClient(cfg, kgo.ConsumerGroup("g.detector"), kgo.ConsumeTopics("lc.pages", "lc.pages.bulk"),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.Close()
+	member.PollRecords(t.Context(), 1)
+	lag, err := kafka.LagOf(t.Context(), client, cfg, "detector")
+	if err != nil || lag.Members != 1 || lag.Waiting["pages.bulk"] != 5 || lag.Waiting["pages"] != 0 {
+		t.Errorf("lag %+v, %v", lag, err)
+	}
+}

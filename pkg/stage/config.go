@@ -70,6 +70,9 @@ type Config struct {
 	// Dropped gives the records that say so to the rest of the pipeline: in is done once they are acknowledged. What it
 	// gives may be given again for other records of the same run. Nil for none.
 	Dropped func(in In) []Out
+	// Hold says how long a record is to wait before it is handled: it holds no worker meanwhile, counts no try, and is
+	// asked about again. It is called often and must not block. Nil for never.
+	Hold func(in In) time.Duration
 	// Probes ask each dependency, by the name that its faults carry, whether it is there, on a connection of their own.
 	Probes map[string]func(ctx context.Context) error
 	// StoreLarge keeps a dead letter's value that is too large for the topic and returns where. Nil: such values are

@@ -48,6 +48,7 @@ func (r *Runner) work(ctx context.Context) {
 				r.lanes.release(i)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
 				r.drop(ctx, i)
+			case r.hold(i):
 			case i.suspect:
 				i.suspect = false // a retry after an error is as any other's
 				r.handleAlone(ctx, i)
@@ -61,6 +62,18 @@ func (r *Runner) work(ctx context.Context) {
 			r.alone.RUnlock()
 		}
 	}
+}
+
+// hold puts a record off whose time has not come.
+func (r *Runner) hold(i *item) bool {
+	if r.cfg.Hold == nil {
+		return false
+	}
+	pause := r.cfg.Hold(i.in)
+	if pause > 0 {
+		time.AfterFunc(pause, func() { r.lanes.again(i) })
+	}
+	return pause > 0
 }
 
 func (r *Runner) handle(ctx context.Context, items []*item) {

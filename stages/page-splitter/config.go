@@ -35,6 +35,7 @@ type Config struct {
 	CacheDir     string       `env:"LEAFCUTTER_CACHE_DIR" desc:"folder for documents while their pages are rendered; empty for leafcutter/page-splitter in the user's cache folder"`
 	CacheBytes   config.Bytes `env:"LEAFCUTTER_CACHE_BYTES" envDefault:"2GiB" desc:"bytes of documents kept there at most"`
 	Uploads      int          `env:"LEAFCUTTER_UPLOADS" envDefault:"4" desc:"pages of one range that are uploaded at once"`
+	PagesAhead   int          `env:"LEAFCUTTER_PAGES_AHEAD" envDefault:"32" desc:"pages of the bulk lane rendered ahead of each detector of a model; beyond it ranges wait; 0 for no bound"`
 	Render       render.Config
 }
 
@@ -55,6 +56,9 @@ func (c Config) Validate() error {
 	}
 	if c.Uploads < 1 || c.Uploads > schemas.FirstPages {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_UPLOADS: %d is outside 1 to %d", c.Uploads, schemas.FirstPages))
+	}
+	if c.PagesAhead < 0 {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_PAGES_AHEAD: %d, must be 0 or more", c.PagesAhead))
 	}
 	return errors.Join(faults...)
 }

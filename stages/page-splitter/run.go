@@ -98,7 +98,16 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 		})
 	}
 	if splitting {
-		runner, err := rt.runner(NewSplitter(cfg, rt.Store, sources, pool, rt.Limits.MaxAttempts).Stage(), rt.Limits.Workers)
+		s := NewSplitter(cfg, rt.Store, sources, pool, rt.Limits.MaxAttempts).Stage()
+		if cfg.PagesAhead > 0 {
+			ahead, err := newAhead(rt.Kafka, cfg.PagesAhead, rt.Logger)
+			if err != nil {
+				return err
+			}
+			defer ahead.Close()
+			s.Hold = ahead.Hold
+		}
+		runner, err := rt.runner(s, rt.Limits.Workers)
 		if err != nil {
 			return err
 		}
