@@ -46,6 +46,7 @@ type Pipeline struct {
 	Client  *client.Client
 	Objects *objectstore.Store
 
+	bin  string // folder of the binaries; "" for build/bin
 	http *http.Client
 	cmd  *exec.Cmd
 	said *said
@@ -59,6 +60,9 @@ const (
 	stopTime  = 90 * time.Second
 )
 
+// binDir names the folder of the binaries where it is not build/bin.
+const binDir = "LEAFCUTTER_BIN_DIR"
+
 // Start starts a pipeline on the data directory and returns once it is ready. env are variables for the stages.
 func Start(data string, env ...string) (*Pipeline, error) {
 	root, err := Root()
@@ -66,6 +70,12 @@ func Start(data string, env ...string) (*Pipeline, error) {
 		return nil, err
 	}
 	p := &Pipeline{Root: root, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}, said: &said{}, done: make(chan struct{})}
+	p.bin = os.Getenv(binDir)
+	for _, v := range env {
+		if name, value, _ := strings.Cut(v, "="); name == binDir {
+			p.bin = value
+		}
+	}
 	// Port 0 is any free one. The usual ports would be taken by whichever of several pipelines looks first, and lost to it.
 	p.cmd = exec.Command(p.Binary("leafcutter"), "up", "--any-port", "--data-dir", data,
 		"--api-port", "0", "--kafka-port", "0", "--s3-port", "0", "--clickhouse-port", "0")
@@ -113,6 +123,11 @@ func (p *Pipeline) connect(data string) error {
 	if err := json.Unmarshal(out.Stdout, &p.State); err != nil {
 		return fmt.Errorf("leafcutter status: %w", err)
 	}
+	return p.clients(ctx)
+}
+
+// clients makes the clients that a user of the pipeline has.
+func (p *Pipeline) clients(ctx context.Context) (err error) {
 	if p.Client, err = client.New(p.API, client.WithHTTPClient(p.http), client.WithPolling(100*time.Millisecond)); err != nil {
 		return err
 	}
@@ -201,8 +216,14 @@ func (p *Pipeline) end(how syscall.Signal) error {
 // Said is what up wrote to its terminal.
 func (p *Pipeline) Said() string { return p.said.String() }
 
-// Binary is the path of a binary of the product.
-func (p *Pipeline) Binary(name string) string { return filepath.Join(p.Root, "build", "bin", name) }
+// Binary is the path of a binary of the product: in build/bin, or in the folder that LEAFCUTTER_BIN_DIR names, with lib
+// and models beside that one.
+func (p *Pipeline) Binary(name string) string {
+	if p.bin != "" {
+		return filepath.Join(p.bin, name)
+	}
+	return filepath.Join(p.Root, "build", "bin", name)
+}
 
 func (p *Pipeline) checkBinaries() error {
 	for _, name := range []string{"leafcutter", "ingest-api", "page-splitter", "detector", "annotator", "recorder"} {
