@@ -1,4 +1,4 @@
-// Command recorder runs the recorder: it lands results in ClickHouse and says when a run has ended. Where
+// Command recorder runs the recorder: it lands results and dead letters in ClickHouse and says when a run has ended. Where
 // LEAFCUTTER_OTLP_ADDR is set it receives spans too.
 package main
 
@@ -70,6 +70,10 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 		return err
 	}
 	p.Health.Register("kafka group", runner.Ready)
+	lettersRunner, err := letters(p, cfg, db, nil)
+	if err != nil {
+		return err
+	}
 
 	// The stage ends all: what else runs here serves it. The receiver takes this process's own spans too, so at the end
 	// it is closed after the last of them have been sent.
@@ -99,7 +103,7 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 		}()
 	}
 	defer beside(ctx, r.WatchModels)()
-	if err := runner.Run(ctx); err != nil {
+	if err := together(ctx, runner.Run, lettersRunner.Run); err != nil {
 		return fmt.Errorf("recorder: %w", err)
 	}
 	return nil
