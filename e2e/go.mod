@@ -10,6 +10,7 @@ require (
 	github.com/twmb/franz-go v1.22.2
 	github.com/twmb/franz-go/pkg/kadm v1.19.0
 	go.uber.org/goleak v1.3.0
+	golang.org/x/sync v0.24.0
 	leafcutter/deploy/local v0.0.0
 	leafcutter/ingest-api/client v0.0.0
 	leafcutter/pkg v0.0.0
