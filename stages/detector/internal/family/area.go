@@ -25,6 +25,7 @@ type Scratch struct {
 	rows  [2][]byte // source row i in rows[i%2], padded to a multiple of 8
 	lanes []uint32  // sums, in the order of the source's bytes
 	x, y  axis
+	eight eightBitScratch // of the families that shrink to 8 bits
 }
 
 const weightBits = 16

@@ -1,12 +1,9 @@
 package family
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 
@@ -44,12 +41,10 @@ type picoDetHead struct {
 
 func newPicoDet(m manifest.Manifest) (*picoDet, error) {
 	p := &picoDet{m: m}
-	d := json.NewDecoder(bytes.NewReader(m.Options))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&p.options); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("options: %w", err)
+	if err := readOptions(m, &p.options); err != nil {
+		return nil, err
 	}
-	if err := p.options.validate(); err != nil {
+	if err := errors.Join(p.options.validate(), sameSize(m), p.validateInput()); err != nil {
 		return nil, err
 	}
 	for c := range p.scale {
@@ -57,6 +52,17 @@ func newPicoDet(m manifest.Manifest) (*picoDet, error) {
 		p.offset[c] = float32(-m.Input.Mean[c] / m.Input.Std[c])
 	}
 	return p, nil
+}
+
+func (p *picoDet) validateInput() error {
+	in := p.m.Input
+	if in.Resize != manifest.Area && in.Resize != manifest.Linear {
+		return fmt.Errorf("input.resize: %q, must be %s or %s for family %s", in.Resize, manifest.Area, manifest.Linear, PicoDet)
+	}
+	if !in.Normalises() {
+		return errors.New("input.mean, input.std: missing")
+	}
+	return nil
 }
 
 func (o picoDetOptions) validate() error {
@@ -82,6 +88,9 @@ func (o picoDetOptions) validate() error {
 func (p *picoDet) Input(_, _ int) []int64 {
 	return []int64{1, 3, int64(p.m.Input.Height), int64(p.m.Input.Width)}
 }
+
+// Extra is nothing.
+func (p *picoDet) Extra() []Extra { return nil }
 
 // Outputs are scores and boxes, head by head.
 func (p *picoDet) Outputs() []string {

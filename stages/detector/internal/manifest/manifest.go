@@ -53,13 +53,20 @@ type Manifest struct {
 
 // Input is the tensor that a model takes.
 type Input struct {
-	Name     string `json:"name"`
-	Width    int    `json:"width"`    // pixels
-	Height   int    `json:"height"`   // pixels
-	Resize   string `json:"resize"`   // Area or Linear; the aspect ratio is not kept
-	Channels string `json:"channels"` // "rgb" or "bgr"
+	Name string `json:"name"`
+	// Width and Height are those of the tensor, in pixels, for a model whose
+	// input has one size. A model that takes pages of any size has
+	// ShortestEdge and LongestEdge instead: a page is scaled until its shorter
+	// side has the one, or its longer side the other if that comes first.
+	Width        int `json:"width,omitempty"`
+	Height       int `json:"height,omitempty"`
+	ShortestEdge int `json:"shortest_edge,omitempty"`
+	LongestEdge  int `json:"longest_edge,omitempty"`
+
+	Resize   string `json:"resize,omitempty"` // Area, Linear, Pillow or OpenCV; empty for what the family's models are trained with
+	Channels string `json:"channels"`         // "rgb" or "bgr"
 	// Mean and Std normalise a channel value v in 0 to 1, in the order of
-	// Channels: (v - mean) / std.
+	// Channels: (v - mean) / std. Without them the family's own scale is used.
 	Mean [3]float64 `json:"mean"`
 	Std  [3]float64 `json:"std"`
 }
@@ -68,7 +75,15 @@ type Input struct {
 const (
 	Area   = "area"   // the mean of what lies under a pixel
 	Linear = "linear" // between the two nearest pixels each way
+	Pillow = "pillow" // bit for bit as Pillow's BILINEAR, which leaves no pixel out
+	OpenCV = "opencv" // bit for bit as OpenCV's INTER_LINEAR
 )
+
+// Varies says whether the input's size depends on the page.
+func (in Input) Varies() bool { return in.ShortestEdge != 0 || in.LongestEdge != 0 }
+
+// Normalises says whether Mean and Std are given.
+func (in Input) Normalises() bool { return in.Std != [3]float64{} || in.Mean != [3]float64{} }
 
 // NMS says which of several boxes on one object is kept.
 type NMS struct {

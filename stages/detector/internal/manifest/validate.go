@@ -59,17 +59,34 @@ func (in Input) validate() []error {
 	if in.Name == "" {
 		fault("input.name: missing")
 	}
-	if in.Width < 1 || in.Width > maxSide {
-		fault("input.width: %d, must be 1 to %d", in.Width, maxSide)
+	side := func(name string, pixels int) {
+		if pixels < 1 || pixels > maxSide {
+			fault("input.%s: %d, must be 1 to %d", name, pixels, maxSide)
+		}
 	}
-	if in.Height < 1 || in.Height > maxSide {
-		fault("input.height: %d, must be 1 to %d", in.Height, maxSide)
+	if in.Varies() {
+		side("shortest_edge", in.ShortestEdge)
+		side("longest_edge", in.LongestEdge)
+		if in.LongestEdge < in.ShortestEdge {
+			fault("input.longest_edge: %d, must not be below shortest_edge %d", in.LongestEdge, in.ShortestEdge)
+		}
+		if in.Width != 0 || in.Height != 0 {
+			fault("input: width and height are for inputs of one size, shortest_edge and longest_edge for those that vary: give one pair")
+		}
+	} else {
+		side("width", in.Width)
+		side("height", in.Height)
 	}
-	if in.Resize != Area && in.Resize != Linear {
-		fault("input.resize: %q, must be %s or %s", in.Resize, Area, Linear)
+	switch in.Resize {
+	case Area, Linear, Pillow, OpenCV, "":
+	default:
+		fault("input.resize: %q, must be %s, %s, %s or %s", in.Resize, Area, Linear, Pillow, OpenCV)
 	}
 	if in.Channels != "rgb" && in.Channels != "bgr" {
 		fault("input.channels: %q, must be rgb or bgr", in.Channels)
+	}
+	if !in.Normalises() {
+		return faults
 	}
 	for c := range in.Mean {
 		if math.IsNaN(in.Mean[c]) || math.IsInf(in.Mean[c], 0) {
