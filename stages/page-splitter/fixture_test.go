@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/objectstore/objectstoretest"
@@ -36,6 +37,7 @@ type bench struct {
 	planner  *Planner
 	splitter *Splitter
 	renderer *counter
+	asked    *controls.Set
 }
 
 // counter counts what is rendered, and may fail it.
@@ -101,9 +103,9 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	})
-	b := &bench{store: store, models: NewModels(cfg.DefaultModel, logger), renderer: &counter{Renderer: pool}}
-	b.planner = NewPlanner(cfg, store, sources, b.renderer, b.models)
-	b.splitter = NewSplitter(cfg, store, sources, b.renderer, attempts)
+	b := &bench{store: store, models: NewModels(cfg.DefaultModel, logger), renderer: &counter{Renderer: pool}, asked: controls.New(logger)}
+	b.planner = NewPlanner(cfg, store, sources, b.renderer, b.models, b.asked)
+	b.splitter = NewSplitter(cfg, store, sources, b.renderer, attempts, b.asked)
 	b.announce(t, "layout_cdla")
 	return b
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/stage"
@@ -25,6 +26,7 @@ type Store interface {
 	Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error)
 	Exists(ctx context.Context, key string) (bool, error)
 	Put(ctx context.Context, key string, body []byte, contentType string) error
+	controls.Store
 }
 
 // Planner is the handler of the topic documents. It is for concurrent use.
@@ -34,11 +36,12 @@ type Planner struct {
 	sources  *sourcecache.Cache
 	renderer render.Renderer
 	models   *Models
+	asked    *controls.Set
 }
 
-// NewPlanner makes a planner.
-func NewPlanner(cfg Config, store Store, sources *sourcecache.Cache, renderer render.Renderer, models *Models) *Planner {
-	return &Planner{cfg: cfg, store: store, sources: sources, renderer: renderer, models: models}
+// NewPlanner makes a planner that heeds what is asked of documents.
+func NewPlanner(cfg Config, store Store, sources *sourcecache.Cache, renderer render.Renderer, models *Models, asked *controls.Set) *Planner {
+	return &Planner{cfg: cfg, store: store, sources: sources, renderer: renderer, models: models, asked: asked}
 }
 
 // Stage is the stage around the planner. Limits, telemetry and further probes are
@@ -51,6 +54,7 @@ func (p *Planner) Stage() stage.Config {
 		Handler:    stage.Each(p.Handle),
 		Condemned:  p.condemned,
 		About:      aboutSubmission,
+		Cancelled:  p.deleted,
 		StoreLarge: p.storeLarge,
 		Probes: map[string]func(context.Context) error{
 			modelDependency:        p.models.Probe,
@@ -88,6 +92,14 @@ func (p *Planner) Handle(ctx context.Context, in stage.In) stage.Result {
 		return stage.Fail(unknown[0].err)
 	}
 	pageCount, err := p.inspect(ctx, &s)
+	// Deleted while it was being stored: what was stored may have come after all
+	// else of the document was deleted.
+	if p.deleted(stage.About{DocumentID: s.DocumentID}) {
+		if s.raw == nil {
+			return stage.Result{}
+		}
+		return controls.Withdraw(ctx, p.store, schemas.SourceKey(s.DocumentID))
+	}
 	if err != nil {
 		return stage.Fail(err)
 	}
@@ -129,6 +141,13 @@ func (p *Planner) inspect(ctx context.Context, s *submission) (pageCount int, er
 	return doc.PageCount(), nil
 }
 
+// deleted tells whether a document is to be dropped. One that is cancelled is
+// planned: it is to be seen, and nothing but its pages can be resumed.
+func (p *Planner) deleted(about stage.About) bool {
+	_, yes := p.asked.Deleted(about.DocumentID)
+	return yes
+}
+
 func (p *Planner) plan(s submission, pageCount int, models []schemas.ModelAnnounced, unknown []unknownModel) (stage.Result, error) {
 	selection, err := pages.Parse(s.Pages)
 	if err != nil {
@@ -146,6 +165,10 @@ func (p *Planner) plan(s submission, pageCount int, models []schemas.ModelAnnoun
 	for _, m := range models {
 		run := s.run(s.resolve(m, selection, p.renderer.Build()), len(selected))
 		batch.emit(schemas.TopicResults, s.DocumentID, schemas.RunPlanned{Run: run, Pages: spans(selected), PlannedAt: time.Now().UTC()})
+		if sequence, cancelled := p.asked.Cancelled(s.DocumentID); cancelled {
+			batch.add(controls.Cancellation(run, sequence))
+			continue
+		}
 		position := 0
 		for chunk := range slices.Chunk(selected, schemas.FirstPages) {
 			r := schemas.PageRange{Run: run, Pages: chunk, Position: position}

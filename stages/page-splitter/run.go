@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/stage"
@@ -74,11 +75,13 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, sources.Close()) }()
 
+	asked := controls.New(rt.Logger)
+	rt.Ready("controls", asked.Ready)
 	var jobs []func(context.Context) error
 	if planning {
 		models := NewModels(cfg.DefaultModel, rt.Logger)
 		rt.Ready("default model", models.Ready)
-		runner, err := rt.runner(NewPlanner(cfg, rt.Store, sources, pool, models).Stage(), plannerWorkers)
+		runner, err := rt.runner(NewPlanner(cfg, rt.Store, sources, pool, models, asked).Stage(), plannerWorkers)
 		if err != nil {
 			return err
 		}
@@ -98,7 +101,7 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 		})
 	}
 	if splitting {
-		s := NewSplitter(cfg, rt.Store, sources, pool, rt.Limits.MaxAttempts).Stage()
+		s := NewSplitter(cfg, rt.Store, sources, pool, rt.Limits.MaxAttempts, asked).Stage()
 		if cfg.PagesAhead > 0 {
 			ahead, err := newAhead(rt.Kafka, cfg.PagesAhead, rt.Logger)
 			if err != nil {
@@ -113,12 +116,14 @@ func Run(ctx context.Context, rt Runtime, cfg Config) (err error) {
 		}
 		jobs = append(jobs, runner.Run)
 	}
-	// One that fails takes the other down: a process is healthy as a whole.
-	group, ctx := errgroup.WithContext(ctx)
-	for _, job := range jobs {
-		group.Go(func() error { return job(ctx) })
-	}
-	return group.Wait()
+	return asked.While(ctx, rt.Kafka, func(ctx context.Context) error {
+		// One that fails takes the other down: a process is healthy as a whole.
+		group, ctx := errgroup.WithContext(ctx)
+		for _, job := range jobs {
+			group.Go(func() error { return job(ctx) })
+		}
+		return group.Wait()
+	})
 }
 
 // runner completes a stage's configuration.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/pngenc"
@@ -30,6 +31,7 @@ type Splitter struct {
 	sources  *sourcecache.Cache
 	renderer render.Renderer
 	attempts int
+	asked    *controls.Set
 
 	// uploading bounds the images that wait for the object store by their bytes
 	// and not by their number: one page of noise weighs as much as a book.
@@ -41,16 +43,17 @@ type Splitter struct {
 const uploadBytes = 64 << 20
 
 // NewSplitter makes a splitter. In the last of a range's attempts it gives up the
-// pages that fail, where it would have the whole range tried again before.
-func NewSplitter(cfg Config, store Store, sources *sourcecache.Cache, renderer render.Renderer, attempts int) *Splitter {
-	return &Splitter{cfg: cfg, store: store, sources: sources, renderer: renderer, attempts: attempts,
+// pages that fail, where it would have the whole range tried again before. It
+// heeds what is asked of documents.
+func NewSplitter(cfg Config, store Store, sources *sourcecache.Cache, renderer render.Renderer, attempts int, asked *controls.Set) *Splitter {
+	return &Splitter{cfg: cfg, store: store, sources: sources, renderer: renderer, attempts: attempts, asked: asked,
 		uploading: semaphore.NewWeighted(uploadBytes)}
 }
 
 // Stage is the stage around the splitter. Limits, telemetry and further probes
 // are the caller's.
 func (s *Splitter) Stage() stage.Config {
-	return stage.Config{
+	c := stage.Config{
 		Name:      SplitterName,
 		Group:     SplitterName,
 		Topics:    []string{schemas.TopicPageRanges},
@@ -61,6 +64,8 @@ func (s *Splitter) Stage() stage.Config {
 		About:     stage.AboutPage,
 		Probes:    map[string]func(context.Context) error{sourcecache.Dependency: s.sources.Probe},
 	}
+	s.asked.Heed(&c)
+	return c
 }
 
 // pagesOf is how much work a range is: a book's are of sixteen pages, a letter's of
@@ -81,6 +86,11 @@ func (s *Splitter) Handle(ctx context.Context, in stage.In) stage.Result {
 		return stage.Fail(fault.AsPermanent(CodeRecord, err))
 	}
 	done, err := s.split(ctx, r, in.Attempt >= s.attempts)
+	// Deleted while its pages were being stored: these may have come after all else
+	// of the document was deleted.
+	if _, deleted := s.asked.Deleted(r.DocumentID); deleted {
+		return s.withdraw(ctx, r)
+	}
 	if err != nil {
 		return stage.Fail(err)
 	}
@@ -108,6 +118,15 @@ func (s *Splitter) Handle(ctx context.Context, in stage.In) stage.Result {
 		return stage.Fail(batch.err)
 	}
 	return result
+}
+
+// withdraw deletes what split may have stored.
+func (s *Splitter) withdraw(ctx context.Context, r schemas.PageRange) stage.Result {
+	var keys []string
+	for i := range r.Pages {
+		keys = append(keys, describe(r, i).ImageKey, textKey(r, i))
+	}
+	return controls.Withdraw(ctx, s.store, keys...)
 }
 
 // outcome is what became of one page.
