@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/pngdec"
@@ -54,6 +55,7 @@ type Store interface {
 	Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error)
 	// Put stores an object and replaces what is there. Once it has returned nil, body is the caller's again.
 	Put(ctx context.Context, key string, body []byte, contentType string) error
+	controls.Store
 }
 
 // Crops says when crops are made.
@@ -92,6 +94,7 @@ func (c Config) Validate() error {
 type Annotator struct {
 	cfg     Config
 	store   Store
+	asked   *controls.Set
 	painter *paint.Painter
 	decoder *pngdec.Decoder
 
@@ -102,8 +105,8 @@ type Annotator struct {
 	files sync.Pool // *bytes.Buffer
 }
 
-// New makes a handler that keeps its objects in store.
-func New(cfg Config, store Store) (*Annotator, error) {
+// New makes a handler that keeps its objects in store and heeds what is asked of documents.
+func New(cfg Config, store Store, asked *controls.Set) (*Annotator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -114,6 +117,7 @@ func New(cfg Config, store Store) (*Annotator, error) {
 	return &Annotator{
 		cfg:     cfg,
 		store:   store,
+		asked:   asked,
 		painter: painter,
 		decoder: pngdec.New(cfg.MaxPixels),
 		pixels:  semaphore.NewWeighted(int64(cfg.MaxPixels)),
@@ -122,7 +126,7 @@ func New(cfg Config, store Store) (*Annotator, error) {
 
 // Stage is the stage around a handler, to be run by package stage. Limits, telemetry and probes are the caller's.
 func (a *Annotator) Stage() stage.Config {
-	return stage.Config{
+	c := stage.Config{
 		Name:      Name,
 		Group:     Group,
 		Topics:    []string{schemas.TopicDetections},
@@ -130,6 +134,8 @@ func (a *Annotator) Stage() stage.Config {
 		Condemned: condemned,
 		About:     stage.AboutPage,
 	}
+	a.asked.Heed(&c)
+	return c
 }
 
 // Handle does one page. Its result is a PageDone keyed by document.
@@ -140,6 +146,10 @@ func (a *Annotator) Handle(ctx context.Context, in stage.In) stage.Result {
 		return stage.Fail(fault.AsPermanent(CodeRecord, err))
 	}
 	done, err := a.annotate(ctx, page)
+	// Deleted while its objects were being stored: these may have come after all else of the document was deleted.
+	if _, deleted := a.asked.Deleted(page.DocumentID); deleted {
+		return controls.Withdraw(ctx, a.store, keysOf(page, a.cfg.Crops)...)
+	}
 	if err != nil {
 		return stage.Fail(fmt.Errorf("annotate page %d: %w", page.Page, err))
 	}

@@ -310,7 +310,7 @@ func TestMemoryIsBoundedByPixels(t *testing.T) {
 }
 
 func TestConfigReportsEveryFault(t *testing.T) {
-	_, err := annotator.New(annotator.Config{Crops: "sometimes", MaxPixels: 1, Uploads: 0}, newMemory())
+	_, err := annotator.New(annotator.Config{Crops: "sometimes", MaxPixels: 1, Uploads: 0}, newMemory(), nil)
 	for _, name := range []string{"LEAFCUTTER_CROPS", "LEAFCUTTER_MAX_PAGE_PIXELS", "LEAFCUTTER_UPLOADS"} {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not named: %v", name, err)

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/stage"
@@ -85,6 +86,15 @@ func (m *memory) Put(ctx context.Context, key string, body []byte, contentType s
 	return nil
 }
 
+func (m *memory) Delete(_ context.Context, keys ...string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range keys {
+		delete(m.objects, key)
+	}
+	return nil
+}
+
 func (m *memory) snapshot() map[string][]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,7 +134,7 @@ func config() annotator.Config {
 
 func newAnnotator(t testing.TB, cfg annotator.Config, store annotator.Store) *annotator.Annotator {
 	t.Helper()
-	a, err := annotator.New(cfg, store)
+	a, err := annotator.New(cfg, store, controls.New(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,6 +101,16 @@ func planOf(page schemas.PageDetected, lines []schemas.TextLine, crops Crops) pl
 	return p
 }
 
+// keysOf are the objects that annotate may have made of a page.
+func keysOf(page schemas.PageDetected, crops Crops) []string {
+	p := planOf(page, nil, crops)
+	keys := []string{p.annotatedKey}
+	for _, c := range p.cuts {
+		keys = append(keys, c.key)
+	}
+	return keys
+}
+
 // write cuts the crops, draws the annotated page over img, and uploads them all. Encoding goes on while uploads wait for
 // their answers; there are never more files in memory than uploads at once, and one in the making.
 func (a *Annotator) write(ctx context.Context, img *pngdec.Image, p plan) error {

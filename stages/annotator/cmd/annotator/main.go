@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/program"
@@ -45,7 +46,9 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 		return err
 	}
 	defer store.Close()
-	handler, err := annotator.New(cfg.Annotator, store)
+	asked := controls.New(p.Logger)
+	p.Health.Register("controls", asked.Ready)
+	handler, err := annotator.New(cfg.Annotator, store, asked)
 	if err != nil {
 		return err
 	}
@@ -66,5 +69,5 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 		return err
 	}
 	p.Health.Register("kafka group", runner.Ready)
-	return runner.Run(ctx)
+	return asked.While(ctx, cfg.Kafka, runner.Run)
 }

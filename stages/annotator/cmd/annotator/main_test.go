@@ -72,7 +72,7 @@ func TestProgram(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1),
-		kfake.SeedTopics(1, schemas.TopicDetections, schemas.TopicResults, schemas.TopicDeadLetters))
+		kfake.SeedTopics(1, schemas.TopicDetections, schemas.TopicResults, schemas.TopicDeadLetters, schemas.TopicControls))
 	if err != nil {
 		t.Fatal(err)
 	}

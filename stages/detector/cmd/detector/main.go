@@ -14,6 +14,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/program"
@@ -63,6 +64,9 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 	defer store.Close()
 
 	s := d.Stage(store)
+	asked := controls.New(p.Logger)
+	p.Health.Register("controls", asked.Ready)
+	asked.Heed(&s)
 	s.Limits = cfg.Limits
 	if s.Limits.Workers == 0 {
 		s.Limits.Workers = d.Workers()
@@ -86,7 +90,7 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 		defer close(announced)
 		announcement(ctx)
 	}()
-	err = runner.Run(ctx)
+	err = asked.While(ctx, cfg.Kafka, runner.Run)
 	if ctx.Err() != nil {
 		<-announced
 	}

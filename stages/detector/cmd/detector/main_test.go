@@ -226,6 +226,27 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// What was cancelled before the program began is not detected, and it says so.
+func TestRunHeedsWhatWasAskedBefore(t *testing.T) {
+	w := newWorld(t)
+	w.giveModel(t)
+	c := schemas.Control{DocumentID: "0190a2c0-0000-7000-8000-000000000001", Action: schemas.ActionCancel, Sequence: 7, At: time.Now()}
+	value, err := schemas.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.client.ProduceSync(t.Context(), &kgo.Record{Topic: schemas.TopicControls, Key: []byte(c.DocumentID), Value: value}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	w.produce(t, "report.png")
+	w.start(t)
+	r := w.next(t, schemas.TopicResults)
+	cancelled, err := schemas.Unmarshal[schemas.RunCancelled](r.Value)
+	if err != nil || cancelled.Sequence != 7 || string(r.Key) != c.DocumentID {
+		t.Errorf("%s, %v", r.Value, err)
+	}
+}
+
 // Without a model the program stays, is not ready and says why; once there is
 // one it serves it.
 func TestRunWaitsForItsModel(t *testing.T) {
