@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 
+	"leafcutter/pkg/failpoint"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/outbound"
 )
@@ -153,6 +154,7 @@ func (s *Store) PutReader(ctx context.Context, key string, r io.ReadSeeker, size
 	if _, err := s.client.PutObject(ctx, input); err != nil {
 		return classed(ctx, "put "+key, err)
 	}
+	failpoint.Hit("object", "put")
 	return nil
 }
 

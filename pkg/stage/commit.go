@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"leafcutter/pkg/failpoint"
 	"leafcutter/schemas"
 )
 
@@ -132,6 +133,7 @@ func (r *Runner) commitAll(ctx context.Context, which func(*partition) bool, sti
 	if len(offsets) == 0 {
 		return nil
 	}
+	failpoint.Hit(r.cfg.Name, "committing")
 	var fault error
 	r.client.CommitOffsetsSync(withNotes(ctx, notes), offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, answer *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
@@ -149,6 +151,7 @@ func (r *Runner) commitAll(ctx context.Context, which func(*partition) bool, sti
 	if fault != nil {
 		return fault
 	}
+	failpoint.Hit(r.cfg.Name, "committed")
 	for p, at := range moved {
 		p.committed(at)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"leafcutter/pkg/failpoint"
 	"leafcutter/pkg/fault"
 )
 
@@ -86,7 +87,9 @@ func (r *Runner) handle(ctx context.Context, items []*item) {
 	}
 	w := r.begin(items, "in the handler")
 	ctx, span := r.spans.start(ctx, ins, r.about)
+	failpoint.Hit(r.cfg.Name, "taken")
 	results := r.call(ctx, ins)
+	failpoint.Hit(r.cfg.Name, "handled")
 	r.meters.worked(ctx, time.Since(started))
 	outs := make([][]Out, len(items))
 	for n := range items {
@@ -222,6 +225,7 @@ func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome strin
 		r.end(waiting)
 		switch {
 		case err == nil:
+			failpoint.Hit(r.cfg.Name, "produced")
 			r.done(ctx, i, outcome)
 		case ctx.Err() != nil:
 			i.leave()

@@ -14,6 +14,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/failpoint"
 	"leafcutter/schemas"
 )
 
@@ -249,7 +250,11 @@ func (d database) send(ctx context.Context, query string, t token, n int, row fu
 			return err
 		}
 	}
-	return b.Send()
+	if err := b.Send(); err != nil {
+		return err
+	}
+	failpoint.Hit("rows", "inserted")
+	return nil
 }
 
 // token names a block of rows by what is in it.
