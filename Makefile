@@ -22,6 +22,11 @@ help: ## this list
 deps: ## fetch ONNX Runtime, the model and chDB into build/, once, digests checked
 	@deploy/deps/fetch.sh
 
+.PHONY: deps-real
+deps-real: ## fetch Apache Kafka and SeaweedFS into build/test-servers, for make test-real
+	@deploy/deps/fetch.sh seaweedfs
+	@deploy/deps/kafka/fetch.sh
+
 .PHONY: build
 build: ## build every binary into build/bin
 	@command -v go >/dev/null || { echo "build: Go 1.26 is needed: install it and run make again" >&2; exit 1; }
@@ -42,6 +47,10 @@ test: deps build ## every test, with the race detector
 .PHONY: full
 full: deps build ## the long suites as well (faults, load, memory): an hour
 	go test -race -tags full -timeout 120m work
+
+.PHONY: test-real
+test-real: deps deps-real build ## the pipeline on Apache Kafka and SeaweedFS, and on networks that fail
+	go test -race -tags real -timeout 60m -v -run '^TestReal' ./e2e/reliability
 
 .PHONY: bench
 bench: deps build ## the whole pipeline against a straight line and a peer, one table: about 20 minutes

