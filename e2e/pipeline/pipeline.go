@@ -46,12 +46,13 @@ type Pipeline struct {
 	Client  *client.Client
 	Objects *objectstore.Store
 
-	bin  string // folder of the binaries; "" for build/bin
-	http *http.Client
-	cmd  *exec.Cmd
-	said *said
-	done chan struct{} // closed once up has ended
-	err  error         // of its end, once done is closed
+	bin     string       // folder of the binaries; "" for build/bin
+	cluster kafka.Config // where it is not up's own broker; no brokers otherwise
+	http    *http.Client
+	cmd     *exec.Cmd
+	said    *said
+	done    chan struct{} // closed once up has ended
+	err     error         // of its end, once done is closed
 }
 
 // startTime bounds the start of everything on a busy machine; stopTime is above the time that up itself allows.
@@ -140,6 +141,9 @@ func (p *Pipeline) clients(ctx context.Context) (err error) {
 
 // KafkaConfig is how the pipeline's broker is reached.
 func (p *Pipeline) KafkaConfig() kafka.Config {
+	if len(p.cluster.Brokers) > 0 {
+		return p.cluster
+	}
 	return kafka.Config{Brokers: []string{p.Kafka}, SessionTimeout: 6 * time.Second}
 }
 
