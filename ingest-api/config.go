@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"leafcutter/ingest-api/internal/httpapi"
+	"leafcutter/ingest-api/internal/webhook"
 	"leafcutter/pkg/clickhouse"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
@@ -30,6 +31,7 @@ type Config struct {
 	Kafka      kafka.Config
 	S3         objectstore.Config
 	ClickHouse clickhouse.Config
+	Webhooks   webhook.Config
 }
 
 // Validate reports every fault of this part at once.

@@ -49,6 +49,8 @@ func start(t *testing.T, change func(*ingestapi.Config)) *world {
 		"S3_FORCE_PATH_STYLE": "true", "S3_BUCKET": w.objects.Bucket,
 		"CLICKHOUSE_ADDR": w.sql.Addr, "CLICKHOUSE_USER": w.sql.User, "CLICKHOUSE_PASSWORD": w.sql.Password,
 		"LEAFCUTTER_PRODUCE_TIMEOUT": "3s", "LEAFCUTTER_QUERY_TIMEOUT": "10s",
+		"LEAFCUTTER_WEBHOOK_SECRET": webhookSecret, "LEAFCUTTER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.1/32",
+		"LEAFCUTTER_WEBHOOK_TIMEOUT": "3s", "LEAFCUTTER_WEBHOOK_RETRIES": "100ms,100ms",
 	}}); err != nil {
 		t.Fatal(err)
 	}

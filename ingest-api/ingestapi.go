@@ -86,7 +86,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	books := &catalogue.Catalogue{Results: reader, Markers: desk, Timeout: cfg.QueryTimeout}
 	api, err := httpapi.New(cfg.HTTP, httpapi.Parts{
 		Spool: spool, Desk: desk, Catalogue: books, Models: known, Feed: feed, Objects: store,
-		Version: p.Version, Loopback: cfg.loopback(),
+		Webhooks: cfg.Webhooks, Version: p.Version, Loopback: cfg.loopback(),
 		Logger: p.Logger, Tracers: tracers, Meters: meters, Propagator: propagation.TraceContext{},
 	})
 	if err != nil {
@@ -106,6 +106,9 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	defer func() { stop(); running.Wait() }()
 	running.Go(func() { feed.Run(background) })
 	running.Go(func() { follow(background, cfg.Kafka, known, p.Logger) })
+	if err := tell(background, &running, p, cfg, db); err != nil {
+		return err
+	}
 	for name, probe := range map[string]func(context.Context) error{
 		"kafka": kafka.Probe(cfg.Kafka), "s3": store.Probe,
 	} {

@@ -308,6 +308,7 @@ func TestRefusals(t *testing.T) {
 		"padding":          {letter, client.Options{CropPadding: &negative}, "invalid-request"},
 		"model":            {letter, client.Options{Models: []string{"../x"}}, "invalid-request"},
 		"webhook":          {letter, client.Options{WebhookURL: "ftp://example.org"}, "invalid-request"},
+		"a webhook to us":  {letter, client.Options{WebhookURL: "http://10.0.0.1/hook"}, "webhook-url-not-allowed"},
 		"a key too long":   {letter, client.Options{IdempotencyKey: strings.Repeat("k", 256)}, "invalid-idempotency-key"},
 		"200 é are enough": {letter, client.Options{Title: strings.Repeat("é", 200)}, ""},
 	} {

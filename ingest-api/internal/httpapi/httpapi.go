@@ -26,6 +26,7 @@ import (
 	"leafcutter/ingest-api/internal/progress"
 	"leafcutter/ingest-api/internal/submission"
 	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/ingest-api/internal/webhook"
 	"leafcutter/pkg/objectstore"
 )
 
@@ -45,6 +46,7 @@ type Parts struct {
 	Models    *models.Registry
 	Feed      *progress.Feed
 	Objects   Objects
+	Webhooks  webhook.Config // what may be told to whom
 
 	Version  string
 	Loopback bool // it listens on loopback alone

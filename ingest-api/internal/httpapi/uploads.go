@@ -64,7 +64,7 @@ func (a *API) receive(c *gin.Context, options func(*upload.Form) (schemas.Docume
 	defer leave()
 	asked := func(f *upload.Form) (err error) {
 		if d, err = options(f); err == nil {
-			err = a.knowsModels(d)
+			err = a.canDo(d)
 		}
 		return err
 	}
@@ -89,7 +89,7 @@ func (a *API) refer(c *gin.Context) (schemas.DocumentSubmitted, error) {
 	if d, err = decodeReference(http.MaxBytesReader(c.Writer, c.Request.Body, maxJSON)); err != nil {
 		return d, err
 	}
-	if err := a.knowsModels(d); err != nil {
+	if err := a.canDo(d); err != nil {
 		return d, err
 	}
 	return a.Desk.Refer(c.Request.Context(), d, key)
@@ -124,6 +124,28 @@ func decodeReference(r io.Reader) (schemas.DocumentSubmitted, error) {
 	}
 	d.SHA256, d.Bytes, d.ContentType = "", 0, ""
 	return d, upload.Validate(d, "body.")
+}
+
+// canDo refuses what this deployment cannot do for anybody.
+func (a *API) canDo(d schemas.DocumentSubmitted) error {
+	if err := a.knowsModels(d); err != nil {
+		return err
+	}
+	return a.mayTell(d.WebhookURL)
+}
+
+// mayTell refuses a webhook that would never be sent.
+func (a *API) mayTell(target string) error {
+	if target == "" {
+		return nil
+	}
+	if !a.Webhooks.Enabled() {
+		return problem.New(problem.WebhooksOff, "The document is to be told of to a webhook_url, and LEAFCUTTER_WEBHOOK_SECRET is not set")
+	}
+	if err := a.Webhooks.Refuses(target); err != nil {
+		return problem.Because(err, problem.WebhookNotAllowed, "webhook_url: %.200s", err)
+	}
+	return nil
 }
 
 // knowsModels refuses models that nobody has announced.

@@ -43,6 +43,8 @@ const (
 	InvalidKey          Code = "invalid-idempotency-key"
 	SourceNotAllowed    Code = "source-not-allowed"
 	SourceNotFound      Code = "source-not-found"
+	WebhooksOff         Code = "webhooks-off"
+	WebhookNotAllowed   Code = "webhook-url-not-allowed"
 	StoreUnavailable    Code = "s3-unavailable"
 	KafkaUnavailable    Code = "kafka-unavailable"
 	DatabaseUnavailable Code = "clickhouse-unavailable"
@@ -77,6 +79,8 @@ var catalogue = []Entry{
 	{InvalidKey, http.StatusUnprocessableEntity, "The Idempotency-Key is not acceptable", "Use 1 to 255 printable ASCII characters, for example a UUID."},
 	{SourceNotAllowed, http.StatusUnprocessableEntity, "The source is in no bucket that this server reads", "Upload the file instead, or add the bucket to S3_SOURCES on the server."},
 	{SourceNotFound, http.StatusUnprocessableEntity, "There is no object at the source", "Check bucket and key; put the object there before you submit it."},
+	{WebhooksOff, http.StatusUnprocessableEntity, "This server sends no webhooks", "Submit without webhook_url and ask for the document's state, or set LEAFCUTTER_WEBHOOK_SECRET on the server."},
+	{WebhookNotAllowed, http.StatusUnprocessableEntity, "The webhook_url leads to an address that this server does not post to", "Name a host on the public internet, or add the network to LEAFCUTTER_WEBHOOK_ALLOW_NETWORKS on the server."},
 	{Unauthorized, http.StatusUnauthorized, "An API key is needed", "Send one of the server's keys as `Authorization: Bearer KEY` or `X-API-Key: KEY`."},
 	{HostNotAllowed, http.StatusMisdirectedRequest, "This server does not answer to that host name", "Use the address it listens on, or add the name to LEAFCUTTER_ALLOWED_HOSTS."},
 	{OriginNotAllowed, http.StatusForbidden, "A page of another site may not do this", "Call the API from a program or from its own pages, or add the origin to LEAFCUTTER_CORS_ORIGINS."},
