@@ -169,6 +169,15 @@ func (w *world) letters(n int) map[string][]string {
 	return byRun
 }
 
+// landWanting inserts the row of an event's document, as the recorder does.
+func (w *world) landWanting(e schemas.RunEnded) {
+	w.Helper()
+	if err := w.db.Exec(w.Context(), `INSERT INTO documents (document_id, title, submitted_at, webhook_url, version)
+		VALUES (toUUID(?), ?, fromUnixTimestamp64Milli(?), ?, 1)`, e.DocumentID, e.Title, e.SubmittedAt.UnixMilli(), e.WebhookURL); err != nil {
+		w.Fatal(err)
+	}
+}
+
 func TestWebhooks(t *testing.T) {
 	h := startHooks(t)
 	w := start(t, nil)
@@ -206,6 +215,15 @@ func TestWebhooks(t *testing.T) {
 	var body schemas.RunEnded
 	if err := json.Unmarshal(got[0].body, &body); err != nil || !cmp.Equal(body, plain) {
 		t.Errorf("%v: %s", err, cmp.Diff(plain, body))
+	}
+
+	w.landWanting(again)
+	d, err := w.api.Get(t.Context(), again.DocumentID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Webhooks) != 1 || d.Webhooks[0].State != "delivered" || d.Webhooks[0].Attempts != 2 || d.Webhooks[0].DeliveredAt == nil || d.Webhooks[0].EventID != again.ID {
+		t.Errorf("the API says of the deliveries %+v", d.Webhooks)
 	}
 
 	// Everything is read again from offset 0, by a group that has read nothing: nothing is posted, and no answer changes.

@@ -65,6 +65,8 @@ type Document struct {
 	PageCount   int           `json:"page_count" doc:"pages of the document; 0 until it was opened"`
 	Runs        []Run         `json:"runs" doc:"newest first"`
 	Failures    []PageFailure `json:"failures" doc:"pages of all runs that no stage could do, the first 100"`
+
+	Webhooks []WebhookDelivery `json:"webhooks,omitempty" doc:"how far the telling of the webhook_url is, newest first"`
 }
 
 // Run is one document by one model with one set of options.

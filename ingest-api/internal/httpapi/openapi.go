@@ -111,7 +111,7 @@ func (a *API) documentSubmit() {
 			"pages":        text("pages to run, from 1: 1-3,7,10- ; all where it is absent"),
 			"thresholds":   text(`score from which boxes of a class are cropped: {"title":0.5,"*":0.4}, title=0.5,*=0.4, or one number for all`),
 			"crop_padding": number("integer", "pixels added on each side of a crop; 4 where it is absent", 0, schemas.MaxPadding),
-			"webhook_url":  text("URL told when a run ends"),
+			"webhook_url":  text("http or https URL to which the end of each run is posted, signed; refused where the server sends no webhooks"),
 		},
 	}
 	limit := 255

@@ -15,7 +15,7 @@ const maxFailures = 100
 // Document is everything about a document except its pages; nil where nothing of it has landed yet.
 func (r *Reader) Document(ctx context.Context, documentID string) (*api.Document, error) {
 	var documents []documentRow
-	err := r.DB.Select(ctx, &documents, `SELECT title, content_type, sha256, bytes, page_count, submitted_at
+	err := r.DB.Select(ctx, &documents, `SELECT title, content_type, sha256, bytes, page_count, submitted_at, webhook_url
 		FROM documents FINAL WHERE document_id = toUUID(?) LIMIT 1`, documentID)
 	if err != nil {
 		return nil, err
@@ -50,6 +50,11 @@ func (r *Reader) Document(ctx context.Context, documentID string) (*api.Document
 			return nil, err
 		}
 	}
+	if len(documents) > 0 && documents[0].WebhookURL != "" {
+		if d.Webhooks, err = r.deliveries(ctx, documentID); err != nil {
+			return nil, err
+		}
+	}
 	return d, nil
 }
 
@@ -60,6 +65,7 @@ type documentRow struct {
 	Bytes       uint64    `ch:"bytes"`
 	PageCount   uint32    `ch:"page_count"`
 	SubmittedAt time.Time `ch:"submitted_at"`
+	WebhookURL  string    `ch:"webhook_url"`
 }
 
 // Source is where a document lies, s3://bucket/key, and its title; empty where nothing of it has landed yet.
