@@ -6,7 +6,7 @@ time here, in NumPy. The models are tiny, of random weights, but their inputs an
 
   python3 -m venv v && v/bin/pip install numpy==1.26.4 Pillow==9.5.0 opencv-python-headless==4.8.1.78 onnx==1.16.2 onnxruntime
   v/bin/python families.py tensors      # ../internal/family/testdata/{resize,yolo,...}.json
-  v/bin/python families.py models       # ../testdata/families/*.onnx and what they find on ../report.png
+  v/bin/python families.py models       # ../testdata/families/*: models, and what they find on two pages
 """
 import hashlib, json, pathlib, sys
 
@@ -237,6 +237,177 @@ def golden(path, m, page, outputs):
                     for o in outputs]})
 
 
+# Tiny models. Their features are the page's levels, averaged over squares, through two layers of random weights.
+
+
+class Builder:
+    def __init__(self, seed):
+        self.r, self.nodes, self.consts, self.n = np.random.default_rng(seed), [], [], 0
+
+    def const(self, value, dtype=np.float32):
+        from onnx import numpy_helper
+        self.n += 1
+        self.consts.append(numpy_helper.from_array(np.asarray(value, dtype), f"c{self.n}"))
+        return f"c{self.n}"
+
+    def __call__(self, op, *inputs, out=None, outs=1, **attributes):
+        from onnx import helper
+        self.n += 1
+        names = [out or f"v{self.n}"] if outs == 1 else [f"v{self.n}_{i}" for i in range(outs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+        return names[0] if outs == 1 else names
+
+    def ints(self, *values):
+        return self.const(values, np.int64)
+
+    def features(self, image, stride, channels, ceil=0):
+        """[1, channels, h/stride, w/stride] of an image [1, 3, h, w] with values about 1."""
+        x = self("AveragePool", image, kernel_shape=[stride, stride], strides=[stride, stride], ceil_mode=ceil)
+        x = self("Sub", self.const(1), x)  # ink
+        x = self("Conv", x, self.const(self.r.normal(0, 6, (8, 3, 3, 3))), self.const(self.r.normal(0, 1, 8)), pads=[1, 1, 1, 1])
+        return self("Conv", self("Relu", x), self.const(self.r.normal(0, 1, (channels, 8, 1, 1))), self.const(self.r.normal(-1, 1, channels)))
+
+    def save(self, path, inputs, outputs):
+        from onnx import TensorProto, checker, helper, save
+        value = lambda name, kind, shape: helper.make_tensor_value_info(name, {"f": TensorProto.FLOAT, "i": TensorProto.INT64}[kind], shape)
+        m = helper.make_model(helper.make_graph(self.nodes, path.stem, [value(*v) for v in inputs], [value(*v) for v in outputs], self.consts),
+                              opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+        checker.check_model(m, full_check=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(m, str(path))
+
+
+def yolo_cells(b, w, h, classes):
+    """[1, 4 + classes, cells] as the head of YOLO v8 gives it."""
+    heads = []
+    for s in (8, 16, 32):
+        gw, gh = w // s, h // s
+        box, scores = b("Split", b("Reshape", b.features("images", s, 4 + classes), b.ints(1, 4 + classes, gw * gh)), b.ints(4, classes), axis=1, outs=2)
+        sides = b("Mul", b("Sigmoid", box), b.const([[s * 2], [s * 2], [s * 8], [s * 4]]))
+        gy, gx = np.mgrid[0:gh, 0:gw]
+        grid = b.const([(gx.ravel() * s), (gy.ravel() * s), np.zeros(gw * gh), np.zeros(gw * gh)])
+        heads.append(b("Concat", b("Add", sides, grid), b("Sigmoid", scores), axis=1))
+    return heads
+
+
+def build_yolo(path):
+    b, w, h = Builder(1), 128, 160
+    b("Concat", *yolo_cells(b, w, h, 3), axis=2, out="output0")
+    b.save(path, [("images", "f", [1, 3, h, w])], [("output0", "f", [1, 7, w * h // 64 + w * h // 256 + w * h // 1024])])
+    return manifest("yolo", {"name": "images", "width": w, "height": h, "channels": "rgb"}, {"output": "output0"}, ["text", "title", "table"],
+                    score_floor=0.8, thresholds={"*": 0.9}, nms={"iou": 0.3, "cross_class_iou": 0.5})
+
+
+def build_yolo_end_to_end(path):
+    b, w, h, k = Builder(23), 160, 160, 30
+    cells = b("Transpose", b("Concat", *yolo_cells(b, w, h, 3), axis=2), perm=[0, 2, 1])
+    box, scores = b("Split", cells, b.ints(4, 3), axis=2, outs=2)
+    top, at = b("TopK", b("ReduceMax", scores, axes=[2], keepdims=0), b.ints(k), axis=1, outs=2)
+    rows = b("Squeeze", at, b.ints(0))
+    xywh = b("Gather", box, rows, axis=1)
+    label = b("Cast", b("Gather", b("ArgMax", scores, axis=2, keepdims=1), rows, axis=1), to=1)
+    xy, wh = b("Split", xywh, b.ints(2, 2), axis=2, outs=2)
+    half = b("Mul", wh, b.const(0.5))
+    b("Concat", b("Sub", xy, half), b("Add", xy, half), b("Unsqueeze", top, b.ints(2)), label, axis=2, out="output0")
+    b.save(path, [("images", "f", [1, 3, h, w])], [("output0", "f", [1, k, 6])])
+    return manifest("yolo", {"name": "images", "width": w, "height": h, "channels": "rgb"}, {"output": "output0", "end_to_end": True},
+                    ["text", "title", "table"], nms={"iou": 1})
+
+
+def queries(b, image, w, h, classes):
+    """logits [1, queries, classes] and boxes [1, queries, 4], a query for each square of 16 pixels."""
+    n = w * h // 256
+    x = b("Transpose", b("Reshape", b.features(image, 16, classes + 4), b.ints(1, classes + 4, n)), perm=[0, 2, 1])
+    logits, box = b("Split", x, b.ints(classes, 4), axis=2, outs=2)
+    gy, gx = np.mgrid[0 : h // 16, 0 : w // 16]
+    grid = np.column_stack([gx.ravel() * 16 / w, gy.ravel() * 16 / h, np.zeros(n), np.zeros(n)])[None]
+    return logits, b("Add", b("Mul", b("Sigmoid", box), b.const([16 / w, 16 / h, 0.4, 0.1])), b.const(grid)), n
+
+
+def build_rtdetr_logits(path):
+    b, w, h = Builder(3), 128, 128
+    logits, boxes, n = queries(b, "pixel_values", w, h, 4)
+    b("Identity", logits, out="logits"), b("Identity", boxes, out="pred_boxes")
+    b.save(path, [("pixel_values", "f", ["batch", 3, h, w])], [("logits", "f", ["batch", n, 4]), ("pred_boxes", "f", ["batch", n, 4])])
+    return manifest("rt-detr", {"name": "pixel_values", "width": w, "height": h, "channels": "rgb"}, {"logits": "logits", "boxes": "pred_boxes"},
+                    ["text", "title", "table", "figure"], nms={"iou": 1})
+
+
+def build_rtdetr_labels(path):
+    b, w, h = Builder(4), 128, 128
+    logits, boxes, n = queries(b, "images", w, h, 4)
+    top, at = b("TopK", b("Reshape", b("Sigmoid", logits), b.ints(1, n * 4)), b.ints(n), axis=1, outs=2)
+    b("Identity", top, out="scores")
+    b("Mod", at, b.ints(4), out="labels")
+    xywh = b("Gather", boxes, b("Squeeze", b("Div", at, b.ints(4)), b.ints(0)), axis=1)
+    xy, wh = b("Split", xywh, b.ints(2, 2), axis=2, outs=2)
+    half = b("Mul", wh, b.const(0.5))
+    size = b("Unsqueeze", b("Cast", b("Concat", "orig_target_sizes", "orig_target_sizes", axis=1), to=1), b.ints(1))
+    b("Mul", b("Concat", b("Sub", xy, half), b("Add", xy, half), axis=2), size, out="boxes")
+    b.save(path, [("images", "f", ["N", 3, h, w]), ("orig_target_sizes", "i", ["N", 2])],
+           [("labels", "i", ["N", n]), ("boxes", "f", ["N", n, 4]), ("scores", "f", ["N", n])])
+    return manifest("rt-detr", {"name": "images", "width": w, "height": h, "channels": "rgb"},
+                    {"labels": "labels", "boxes": "boxes", "scores": "scores", "sizes": "orig_target_sizes"}, ["text", "title", "table", "figure"], nms={"iou": 1})
+
+
+def build_rcnn(path, masks=False):
+    b, classes, s = Builder(6 if masks else 5), 2, 32
+    image = b("Div", b("Unsqueeze", "image", b.ints(0)), b.const(255))
+    x = b("Transpose", b.features(image, s, 4 + classes, ceil=1), perm=[0, 2, 3, 1])  # [1, h, w, 6]
+    box, scores = b("Split", x, b.ints(4, classes), axis=3, outs=2)
+    # The squares' corners: ones, summed up along each axis.
+    ones = b("Add", b("Mul", b("Slice", box, b.ints(0), b.ints(1), b.ints(3)), b.const(0)), b.const(1))
+    corner = [b("Mul", b("Sub", b("CumSum", ones, b.const(axis, np.int64)), b.const(1)), b.const(s)) for axis in (2, 1)]
+    low = b("Concat", *corner, axis=3)
+    first, size = b("Split", b("Mul", b("Sigmoid", box), b.const([s, s, 8 * s, 2 * s])), b.ints(2, 2), axis=3, outs=2)
+    low = b("Add", low, first)
+    corners = b("Reshape", b("Concat", low, b("Add", low, size), axis=3), b.ints(1, -1, 4))
+    scores = b("Transpose", b("Reshape", b("Sigmoid", scores), b.ints(1, -1, classes)), perm=[0, 2, 1])
+    kept = b("NonMaxSuppression", corners, scores, b.ints(50), b.const([0.5]), b.const([0.3]))  # [n, 3]: batch, class, box
+    _, cls, at = b("Split", kept, b.ints(1, 1, 1), axis=1, outs=3)
+    best = b("GatherND", b("Squeeze", scores, b.ints(0)), b("Concat", cls, at, axis=1))
+    best, order = b("TopK", best, b("Shape", best), axis=0, outs=2)
+    b("Identity", best, out="scores")
+    b("Gather", b("Squeeze", cls, b.ints(1)), order, out="classes")
+    b("Gather", b("Squeeze", corners, b.ints(0)), b("Gather", b("Squeeze", at, b.ints(1)), order), out="boxes")
+    outputs = [("boxes", "f", ["n", 4]), ("classes", "i", ["n"]), ("scores", "f", ["n"])]
+    if masks:
+        b("Expand", b("Unsqueeze", best, b.ints(1, 2, 3)), b("Concat", b("Shape", best), b.ints(1, 28, 28), axis=0), out="masks")
+        outputs.insert(2, ("masks", "f", ["n", 1, 28, 28]))
+    b.save(path, [("image", "f", [3, "height", "width"])], outputs)
+    return manifest("mask-rcnn" if masks else "faster-rcnn", {"name": "image", "shortest_edge": 320, "longest_edge": 533, "channels": "bgr" if masks else "rgb"},
+                    {"boxes": "boxes", "classes": "classes", "scores": "scores", **({"masks": "masks"} if masks else {"whole_pixels": True})}, ["title", "table"], nms={"iou": 1})
+
+
+def models():
+    import onnxruntime
+    to = here / "../testdata/families"
+    for name, build in {"yolo": build_yolo, "yolo_end_to_end": build_yolo_end_to_end, "rtdetr_logits": build_rtdetr_logits,
+                        "rtdetr_labels": build_rtdetr_labels, "faster_rcnn": build_rcnn, "mask_rcnn": lambda p: build_rcnn(p, masks=True)}.items():
+        path = to / name / "model.onnx"
+        m = build(path)
+        m.update(name=name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        (path.parent / "manifest.json").write_text(json.dumps(m, indent=2) + "\n")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = {}
+        for page in (here / "../report.png", here / "../testdata/walden.png"):
+            rgb = np.asarray(Image.open(page).convert("RGB"))
+            h, w = rgb.shape[:2]
+            feed = {m["input"]["name"]: preprocess(rgb, m)}
+            if "sizes" in m["options"]:
+                feed[m["options"]["sizes"]] = np.array([[w, h]])  # the page's, as in its own code
+            names = [o.name for o in session.get_outputs() if o.name != "masks"]
+            outputs = session.run(names, feed)
+            if "sizes" in m["options"]:
+                m2 = json.loads(json.dumps(m))
+                m2["input"].update(width=w, height=h)
+                found[page.stem] = decode_rtdetr(outputs, w, h, m2)
+            else:
+                found[page.stem] = decoders[m["family"]](outputs, w, h, m)
+        dump(path.parent / "boxes.json", found)
+        print(name, path.stat().st_size, "bytes,", {k: len(v) for k, v in found.items()}, "boxes")
+
+
 if __name__ == "__main__":
     command, *rest = sys.argv[1:] or ["help"]
-    {"tensors": tensors}.get(command, lambda *_: sys.exit(__doc__))(*rest)
+    {"tensors": tensors, "models": models}.get(command, lambda *_: sys.exit(__doc__))(*rest)
