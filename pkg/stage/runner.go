@@ -149,6 +149,11 @@ func (r *Runner) Run(ctx context.Context) error {
 const (
 	lastCommit = 10 * time.Second // for the commit at the end
 	unwind     = 5 * time.Second  // for handlers to return once their context has ended
+
+	// rebalanceTimeout is how long a group waits for a member to join again. One that dies between joining and the answer
+	// is not missed by its heartbeats, which begin only after that: for so long the whole group stands still. A member
+	// that lives needs little, for what it must commit before it joins is bounded by commitTimeout.
+	rebalanceTimeout = 15 * time.Second
 )
 
 func (r *Runner) connect() (*kgo.Client, error) {
@@ -164,7 +169,7 @@ func (r *Runner) connect() (*kgo.Client, error) {
 		kgo.ConsumeTopics(topics...),
 		kgo.SessionTimeout(r.kafka.SessionTimeout),
 		kgo.HeartbeatInterval(max(r.kafka.SessionTimeout/4, 250*time.Millisecond)),
-		kgo.RebalanceTimeout(30*time.Second),
+		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.DisableAutoCommit(),
 		// From a poll to its AllowRebalance nothing is revoked, so what a poll returned is always taken by the
 		// assignment that it was fetched under.
@@ -275,9 +280,12 @@ func (r *Runner) admit(ctx context.Context, fetched kgo.FetchTopicPartition) {
 }
 
 func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err error) {
+	tooLarge, isTooLarge := errors.AsType[*kgo.ErrDecompressTooLarge](err)
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return
+	case isTooLarge:
+		r.refuse(ctx, tooLarge)
 	case isOutOfRange(err):
 		r.mu.Lock()
 		r.halted[topicPartition{topic, p}] = err
