@@ -263,6 +263,9 @@ func (c *collection) letters(ctx context.Context) error {
 		}
 		place := strings.Join([]string{h[schemas.HeaderStage], h[schemas.HeaderRunID], h[schemas.HeaderPage]}, " ")
 		document := h[schemas.HeaderDocumentID]
+		if document == "" { // nobody's: told apart by its place
+			place = strings.Join([]string{h[schemas.HeaderStage], h[schemas.HeaderTopic], h[schemas.HeaderPartition], h[schemas.HeaderOffset]}, " ")
+		}
 		if seen[document+place+h[schemas.HeaderCode]] {
 			continue
 		}
