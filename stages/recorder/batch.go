@@ -61,14 +61,21 @@ func decode(in stage.In) (entry, bool, error) {
 	case schemas.PageFailed:
 		err = check(r.Run, r.Page)
 	case schemas.RunCancelled:
-		e.key.run = r.RunID
-		if !schemas.IsUUID(r.RunID) {
-			err = fault.Permanentf("bad-record", "run_id %.80q is not a lower-case UUID", r.RunID)
-		}
+		e.key.run, err = r.RunID, checkRunID(r.RunID)
+	case schemas.RunResumed:
+		e.key.run, err = r.RunID, checkRunID(r.RunID)
+	case schemas.DocumentDeleted:
 	default:
 		return e, false, nil
 	}
 	return e, err == nil, err
+}
+
+func checkRunID(id string) error {
+	if !schemas.IsUUID(id) {
+		return fault.Permanentf("bad-record", "run_id %.80q is not a lower-case UUID", id)
+	}
+	return nil
 }
 
 // Handle lands a batch of the topic results. Each record's Result holds the RunEnded that the record brought about.
@@ -86,7 +93,20 @@ func (r *Recorder) Handle(ctx context.Context, in []stage.In) []stage.Result {
 			entries = append(entries, e)
 		}
 	}
-	r.land(ctx, entries)
+	landing, deletions := r.wanted(entries)
+	r.land(ctx, landing)
+	r.erase(ctx, deletions)
+	landed := make([]string, len(landing))
+	for i, e := range landing {
+		landed[i] = e.key.document
+	}
+	if err := r.recheck(ctx, landed); err != nil {
+		for _, e := range landing {
+			if r.owed[e.key.document] {
+				*e.result = stage.Fail(err)
+			}
+		}
+	}
 	r.cache.trim()
 	return results
 }
@@ -166,6 +186,9 @@ func (r *Recorder) apply(ctx context.Context, entries []entry) (*batch, error) {
 
 func (r *Recorder) applyOne(b *batch, e *entry) {
 	d := r.cache.document(e)
+	if d.deleted {
+		return
+	}
 	if accepted, ok := e.record.(schemas.DocumentAccepted); ok {
 		// Equal where the record that made the row comes again: what went out with it may be lost.
 		if !d.row.known() || e.version == d.row.Version {
@@ -179,8 +202,8 @@ func (r *Recorder) applyOne(b *batch, e *entry) {
 	}
 	run := r.cache.run(e, d)
 	if run == nil {
-		// A run that was cancelled before anything else was heard of it, of a document of which nothing is known: there
-		// is nothing to show.
+		// A run that was cancelled before anything else was heard of it, of a document of which nothing is known, by a
+		// record that does not say when that was submitted: there is nowhere to show it.
 		return
 	}
 	t := b.touched[e.key]
@@ -198,7 +221,9 @@ func (r *Recorder) applyOne(b *batch, e *entry) {
 		run.describe(rec.Run)
 		run.decide(e.version, schemas.Failed, 0, failure{cmp.Or(rec.Stage, unknownStage), cmp.Or(rec.Code, unknownCode), rec.Error})
 	case schemas.RunCancelled:
-		run.decide(e.version, schemas.Cancelled, 0, failure{})
+		run.command(e.version, rec.Sequence, true)
+	case schemas.RunResumed:
+		run.command(e.version, rec.Sequence, false)
 	case schemas.PageDone:
 		run.describe(rec.Run)
 		if run.see(uint32(rec.Page), page{version: e.version | outranks, boxes: uint32(len(rec.Boxes))}) {

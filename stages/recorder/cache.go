@@ -3,13 +3,20 @@ package recorder
 import (
 	"container/list"
 	"context"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"leafcutter/schemas"
 )
 
-// document is what the recorder keeps of a document: its row, with Version 0 where the table has none yet.
-type document struct{ row documentRow }
+// document is what the recorder keeps of a document: its row, with Version 0 where the table has none yet, or that it was
+// deleted.
+type document struct {
+	row     documentRow
+	deleted bool
+}
 
 // cache keeps documents and runs between batches. It may drop any of them at any time but during a batch: they are read
 // again. What it keeps is true only while this process owns the partition that the records of the document come by, so
@@ -53,8 +60,22 @@ func (c *cache) load(ctx context.Context, t tables, entries []entry) error {
 		if err != nil {
 			return err
 		}
+		unknown := make(map[string]bool, len(ids))
+		for _, id := range ids {
+			unknown[id] = true
+		}
 		for _, row := range rows {
+			delete(unknown, row.DocumentID)
 			c.documents.put(row.DocumentID, &document{row: row}, documents[row.DocumentID])
+		}
+		if len(unknown) > 0 { // new, or deleted
+			gone, err := t.readDeletions(ctx, slices.Sorted(maps.Keys(unknown)))
+			if err != nil {
+				return err
+			}
+			for _, row := range gone {
+				c.documents.put(row.DocumentID, &document{deleted: true}, documents[row.DocumentID])
+			}
 		}
 	}
 	found, err := readRuns(ctx, t, keys, c.maxPages, len(entries) == 1)
@@ -107,7 +128,7 @@ func readRuns(ctx context.Context, t tables, keys []runKey, maxPages int, anyway
 // document gives the document of e, which load has made sure of, or a new one.
 func (c *cache) document(e *entry) *document {
 	if d, ok := c.documents.get(e.key.document, e.held); ok {
-		if d.row.SubmittedAt == 0 { // so far only a cancellation was heard of it, which says no time
+		if d.row.SubmittedAt == 0 { // so far only a cancellation was heard of it, which said no time
 			d.row.SubmittedAt = submittedAt(e.record)
 		}
 		return d
@@ -146,9 +167,21 @@ func submittedAt(r schemas.Result) int64 {
 		return r.SubmittedAt.UnixMilli()
 	case schemas.PageFailed:
 		return r.SubmittedAt.UnixMilli()
+	case schemas.RunCancelled:
+		return orZero(r.SubmittedAt)
+	case schemas.RunResumed:
+		return orZero(r.SubmittedAt)
 	default:
 		return 0
 	}
+}
+
+// orZero is t in the tables' form, 0 where it is missing or cannot be held.
+func orZero(t time.Time) int64 {
+	if !schemas.StorableTime(t) {
+		return 0
+	}
+	return t.UnixMilli()
 }
 
 // forget drops what entries have touched.

@@ -17,15 +17,17 @@ type memory struct {
 	documents map[[2]any]documentRow
 	runs      map[[3]any]runRow
 	pages     map[[4]any]pageRow
+	deletions map[string]deletionRow
 
-	inserts   int
-	failEnded error // of readEnded, where set
+	inserts    int
+	failEnded  error // of readEnded, where set
+	failDelete error // of delete, where set, between deletions and the rest
 	// fail, where set, is asked before each of the three inserts of a call and may refuse it; what came before stays.
 	fail func(table string, documents []documentRow, pages []pageRow, runs []runRow) error
 }
 
 func newMemory() *memory {
-	return &memory{documents: map[[2]any]documentRow{}, runs: map[[3]any]runRow{}, pages: map[[4]any]pageRow{}}
+	return &memory{documents: map[[2]any]documentRow{}, runs: map[[3]any]runRow{}, pages: map[[4]any]pageRow{}, deletions: map[string]deletionRow{}}
 }
 
 func (m *memory) readDocuments(_ context.Context, ids []string) ([]documentRow, error) {
@@ -83,6 +85,31 @@ func (m *memory) readIdle(_ context.Context, limit int) ([]runRow, error) {
 	return rows[:min(limit, len(rows))], nil
 }
 
+func (m *memory) readDeletions(_ context.Context, documents []string) ([]deletionRow, error) {
+	var rows []deletionRow
+	for _, id := range documents {
+		if row, ok := m.deletions[id]; ok {
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
+}
+
+func (m *memory) delete(_ context.Context, documents []string, rows []deletionRow) error {
+	for _, row := range rows {
+		if old, ok := m.deletions[row.DocumentID]; !ok || row.Version >= old.Version {
+			m.deletions[row.DocumentID] = row
+		}
+	}
+	if m.failDelete != nil {
+		return m.failDelete
+	}
+	maps.DeleteFunc(m.documents, func(_ [2]any, row documentRow) bool { return slices.Contains(documents, row.DocumentID) })
+	maps.DeleteFunc(m.runs, func(_ [3]any, row runRow) bool { return slices.Contains(documents, row.DocumentID) })
+	maps.DeleteFunc(m.pages, func(_ [4]any, row pageRow) bool { return slices.Contains(documents, row.DocumentID) })
+	return nil
+}
+
 func (m *memory) insert(_ context.Context, documents []documentRow, pages []pageRow, runs []runRow) error {
 	m.inserts++
 	refused := func(table string) error {
@@ -123,7 +150,7 @@ func (m *memory) insert(_ context.Context, documents []documentRow, pages []page
 
 // clone copies the tables as they are.
 func (m *memory) clone() *memory {
-	return &memory{documents: maps.Clone(m.documents), runs: maps.Clone(m.runs), pages: maps.Clone(m.pages)}
+	return &memory{documents: maps.Clone(m.documents), runs: maps.Clone(m.runs), pages: maps.Clone(m.pages), deletions: maps.Clone(m.deletions)}
 }
 
 var errRefused = fault.AsPermanent("row-rejected", errors.New("the row violates a constraint"))

@@ -31,6 +31,8 @@ type Config struct {
 	// Members says how many members a consumer group has (group is without the deployment's prefix). Nil: no run is ever
 	// said to wait for its model.
 	Members func(ctx context.Context, group string) (int, error)
+	// Deleted says whether a document was deleted for ever. Nil: it is known only from the table deletions.
+	Deleted func(documentID string) bool
 
 	MaxRuns  int // runs kept in memory between batches; 0: 4096
 	MaxPages int // pages of these runs, about 60 bytes each; 0: 400,000
@@ -41,15 +43,17 @@ type Config struct {
 
 // Recorder lands results. It is safe for concurrent use and handles one batch at a time.
 type Recorder struct {
-	tables tables
-	log    *slog.Logger
-	meters *meters
-	watch  *watch
+	tables  tables
+	deleted func(documentID string) bool
+	log     *slog.Logger
+	meters  *meters
+	watch   *watch
 
 	// mu is held while a batch is handled, and while the states of waiting runs are changed: both write runs from what
 	// memory has of them.
 	mu    sync.Mutex
 	cache *cache
+	owed  map[string]bool // documents whose rows are to be taken away again
 }
 
 // New makes a Recorder.
@@ -77,7 +81,8 @@ func build(c Config, t tables) (*Recorder, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Recorder{tables: t, log: c.Logger, meters: m, watch: newWatch(c.Members), cache: newCache(c.MaxRuns, c.MaxPages)}, nil
+	return &Recorder{tables: t, deleted: c.Deleted, log: c.Logger, meters: m, watch: newWatch(c.Members),
+		cache: newCache(c.MaxRuns, c.MaxPages), owed: map[string]bool{}}, nil
 }
 
 // Stage is the recorder as a stage: the caller adds limits, probes, logger and providers.

@@ -156,7 +156,11 @@ func TestWaysToEnd(t *testing.T) {
 	none := runOf(docA, 0)
 	early := run
 	early.PagesSelected = 0
-	cancelled := schemas.RunCancelled{DocumentID: docA, RunID: run.RunID, CancelledAt: day0}
+	cancelled := schemas.RunCancelled{DocumentID: docA, RunID: run.RunID, SubmittedAt: day0, Sequence: 5, CancelledAt: day0}
+	again := cancelled
+	again.Sequence = 7
+	first := schemas.RunCancelled{DocumentID: docA, RunID: run.RunID, CancelledAt: day0} // as the first version had it
+	resumed := schemas.RunResumed{DocumentID: docA, RunID: run.RunID, SubmittedAt: day0, Sequence: 6, ResumedAt: day0}
 	broken := schemas.RunFailed{Run: early, Stage: "planner", Code: "broken-document", Error: "no xref", FailedAt: day0}
 	for name, c := range map[string]struct {
 		records []schemas.Result
@@ -173,7 +177,18 @@ func TestWaysToEnd(t *testing.T) {
 		"failed, then planned again": {[]schemas.Result{broken, planned(run)}, schemas.Queued, "", 1},
 		"cancelled midway":           {[]schemas.Result{planned(run), done(run, 1, 1), cancelled}, schemas.Cancelled, "", 1},
 		"cancelled before a plan":    {[]schemas.Result{accepted(docA, ""), cancelled}, schemas.Cancelled, "", 1},
-		"cancelled and resumed":      {[]schemas.Result{planned(run), cancelled, planned(run), done(run, 1, 1), done(run, 2, 1)}, schemas.Completed, "", 2},
+		"cancelled without sequence": {[]schemas.Result{planned(run), first}, schemas.Cancelled, "", 1},
+		"planned after the control":  {[]schemas.Result{cancelled, planned(run)}, schemas.Cancelled, "", 1},
+		"planned again":              {[]schemas.Result{planned(run), cancelled, planned(run)}, schemas.Cancelled, "", 1},
+		"pages that were in flight":  {[]schemas.Result{planned(runOf(docA, 4)), cancelled, done(runOf(docA, 4), 1, 1), failed(runOf(docA, 4), 2, "x"), cancelled}, schemas.Cancelled, "", 1},
+		"said by every stage":        {[]schemas.Result{planned(run), cancelled, cancelled, cancelled}, schemas.Cancelled, "", 1},
+		"cancelled and resumed":      {[]schemas.Result{planned(run), cancelled, resumed, done(run, 1, 1), done(run, 2, 1)}, schemas.Completed, "", 2},
+		"resumed, said late":         {[]schemas.Result{planned(run), resumed, cancelled, done(run, 1, 1)}, schemas.Running, "", 0},
+		"resumed and queued":         {[]schemas.Result{planned(run), cancelled, resumed}, schemas.Queued, "", 1},
+		"cancelled twice":            {[]schemas.Result{planned(run), cancelled, resumed, again}, schemas.Cancelled, "", 2},
+		"resumed before the second":  {[]schemas.Result{planned(run), again, resumed}, schemas.Cancelled, "", 1},
+		"in flight to the last":      {[]schemas.Result{planned(run), done(run, 1, 1), cancelled, done(run, 2, 1)}, schemas.Completed, "", 2},
+		"failed by itself":           {[]schemas.Result{cancelled, broken}, schemas.Failed, "broken-document", 2},
 		"cancelled after the end":    {[]schemas.Result{planned(run), done(run, 1, 1), done(run, 2, 1), cancelled}, schemas.Completed, "", 1},
 		"failure repaired":           {[]schemas.Result{planned(run), done(run, 1, 1), failed(run, 2, "x"), done(run, 2, 1)}, schemas.Completed, "", 2},
 		"done outranks its failure":  {[]schemas.Result{planned(run), done(run, 1, 1), done(run, 2, 1), failed(run, 2, "x")}, schemas.Completed, "", 1},

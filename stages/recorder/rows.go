@@ -45,18 +45,41 @@ type runRow struct {
 	Stage         string
 	Error         string
 	Decision      uint64
+	Control       int64
 	Version       uint64
 }
 
 // known tells whether the table has the row, or has it once the batch that made it has landed.
 func (d documentRow) known() bool { return d.Version != 0 }
 
-// end is what tells one end of a run from another: what the identity of its event is made of.
-func (r runRow) end() end { return end{r.State, r.PagesDone, r.PagesFailed} }
+// deletionRow is a row of deletions.
+type deletionRow struct {
+	DocumentID  string
+	RequestedAt int64
+	Sequence    int64
+	DeletedAt   int64
+	Objects     uint64
+	Version     uint64
+}
+
+func newDeletionRow(r schemas.DocumentDeleted, e entry) deletionRow {
+	return deletionRow{DocumentID: r.DocumentID, RequestedAt: orTimestamp(r.RequestedAt, e.in), Sequence: r.Sequence,
+		DeletedAt: orTimestamp(r.DeletedAt, e.in), Objects: uint64(max(0, r.Objects)), Version: e.version}
+}
+
+// end is what tells one end of a run from another: what the identity of its event is made of. Pages that were in flight
+// when a run was cancelled go on being counted, and are no other end.
+func (r runRow) end() end {
+	if r.State == schemas.Cancelled {
+		return end{state: r.State, control: r.Control}
+	}
+	return end{state: r.State, done: r.PagesDone, failed: r.PagesFailed}
+}
 
 type end struct {
 	state        schemas.State
 	done, failed uint32
+	control      int64
 }
 
 type pageRow struct {

@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"time"
 	"unique"
 
 	"leafcutter/schemas"
@@ -33,7 +34,7 @@ type run struct {
 	pages   map[uint32]page
 	codes   map[unique.Handle[string]]int // failed pages by code
 	seen    uint64                        // highest version of any record, without outranks
-	decided schemas.State                 // what the deciding record said: Queued, Failed or Cancelled; "" where none came
+	decided schemas.State                 // what the deciding record said: Queued or Failed; "" where none came
 	failure failure                       // what it said, where it was Failed
 	waiting bool                          // no detector serves the model
 
@@ -64,8 +65,6 @@ func loadedRun(row runRow) *run {
 	case row.Decision == 0:
 	case row.State == schemas.Failed && row.Stage != "":
 		r.decided, r.failure = schemas.Failed, failure{row.Stage, row.Code, row.Error}
-	case row.State == schemas.Cancelled:
-		r.decided = schemas.Cancelled
 	default:
 		r.decided = schemas.Queued
 	}
@@ -82,7 +81,7 @@ func (r *run) describe(from schemas.Run) {
 	r.row.PagesSelected = max(r.row.PagesSelected, uint32(max(0, from.PagesSelected)))
 }
 
-// decide takes over the word of planner or canceller, unless a later one is known.
+// decide takes over the word of the planner, unless a later one is known.
 func (r *run) decide(version uint64, state schemas.State, plannedAt int64, why failure) {
 	r.seen = max(r.seen, version)
 	if version < r.row.Decision {
@@ -91,6 +90,21 @@ func (r *run) decide(version uint64, state schemas.State, plannedAt int64, why f
 	r.row.Decision, r.decided, r.failure = version, state, why
 	if plannedAt != 0 && (r.row.PlannedAt == 0 || !r.covered()) {
 		r.row.PlannedAt = plannedAt
+	}
+}
+
+// command takes over a cancellation, or that earlier ones are taken back, unless a later control is known: one with a
+// higher sequence, however late its record came. Of one sequence the cancellation holds, as in package controls.
+func (r *run) command(version uint64, sequence int64, cancels bool) {
+	r.seen = max(r.seen, version)
+	sequence = max(sequence, 1) // records of the first version may carry none
+	held := max(r.row.Control, -r.row.Control)
+	switch {
+	case sequence < held || sequence == held && !cancels:
+	case cancels:
+		r.row.Control = sequence
+	default:
+		r.row.Control = -sequence
 	}
 }
 
@@ -145,11 +159,11 @@ func (r *run) settle() {
 	case r.decided == schemas.Failed:
 		now.State, now.Stage, now.Code, now.Error = schemas.Failed, r.failure.stage, r.failure.code, r.failure.error
 		now.FinishedAt = stamp(now.Decision)
-	case r.decided == schemas.Cancelled:
-		now.State, now.FinishedAt = schemas.Cancelled, stamp(now.Decision)
 	case r.decided == schemas.Queued && now.PagesSelected == 0:
 		now.State, now.Stage, now.Code, now.Error = schemas.Failed, "planner", "no-pages", "the selection has no page of the document"
 		now.FinishedAt = stamp(now.Decision)
+	case now.Control > 0:
+		now.State, now.FinishedAt = schemas.Cancelled, cancelledAt(now)
 	case now.PagesDone+now.PagesFailed > 0:
 		now.State = schemas.Running
 	case r.waiting:
@@ -164,6 +178,15 @@ func (r *run) settle() {
 			now.FinishedAt = max(now.FinishedAt, stamp(p.version))
 		}
 	}
+}
+
+// cancelledAt is when the cancellation that holds was asked for: sequences of controls are times. Of one that is not, when
+// the document was submitted.
+func cancelledAt(r *runRow) int64 {
+	if asked := orZero(time.UnixMilli(r.Control)); asked != 0 {
+		return asked
+	}
+	return r.SubmittedAt
 }
 
 // covered tells whether every selected page has a result. It stays so: results are never taken back.
@@ -204,6 +227,9 @@ func ended(r runRow, d documentRow) schemas.RunEnded {
 		DocumentID: r.DocumentID, RunID: r.RunID, Title: d.Title, Model: r.Model, State: r.State, Code: r.Code,
 		PagesSelected: int(r.PagesSelected), PagesDone: int(r.PagesDone), PagesFailed: int(r.PagesFailed),
 		Boxes: int(r.Boxes), SubmittedAt: millis(r.SubmittedAt), FinishedAt: millis(r.FinishedAt), WebhookURL: d.WebhookURL,
+	}
+	if r.State == schemas.Cancelled {
+		e.Control = r.Control
 	}
 	e.ID = e.EventID()
 	return e

@@ -73,8 +73,8 @@ func TestEndWaitsForItsDocument(t *testing.T) {
 	})
 	t.Run("not of a run that was resumed", func(t *testing.T) {
 		two := runOf(docA, 2)
-		p := (&partition{t: t}).add(planned(two), schemas.RunCancelled{DocumentID: docA, RunID: two.RunID, CancelledAt: day0},
-			planned(two), accepted(docA, "Report"))
+		p := (&partition{t: t}).add(planned(two), schemas.RunCancelled{DocumentID: docA, RunID: two.RunID, Sequence: 5, CancelledAt: day0},
+			schemas.RunResumed{DocumentID: docA, RunID: two.RunID, Sequence: 6, ResumedAt: day0}, accepted(docA, "Report"))
 		if events := handle(t, newRecorder(t, newMemory()), p.in, 1); len(events) != 0 {
 			t.Errorf("%+v", events)
 		}

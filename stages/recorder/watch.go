@@ -49,6 +49,17 @@ func (w *watch) note(r *run) {
 	}
 }
 
+// forget ends the watch on the runs of a document.
+func (w *watch) forget(document string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key := range w.idle {
+		if key.document == document {
+			delete(w.idle, key)
+		}
+	}
+}
+
 // replace watches the runs in rows and no others.
 func (w *watch) replace(rows []runRow) {
 	w.mu.Lock()
@@ -157,7 +168,8 @@ func (r *Recorder) setWaiting(ctx context.Context, keys []runKey, waiting bool) 
 	var rows []runRow
 	for _, key := range keys {
 		run := runs[key]
-		if run == nil {
+		if run == nil || r.asked(key.document) {
+			r.watch.forget(key.document)
 			continue
 		}
 		run.waiting = waiting
@@ -174,5 +186,9 @@ func (r *Recorder) setWaiting(ctx context.Context, keys []runKey, waiting bool) 
 		r.watch.rescan()
 		return err
 	}
-	return nil
+	written := make([]string, len(rows))
+	for i, row := range rows {
+		written[i] = row.DocumentID
+	}
+	return r.recheck(ctx, written)
 }

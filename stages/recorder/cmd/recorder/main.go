@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 
 	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/program"
 	"leafcutter/pkg/stage"
@@ -51,12 +52,19 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	asked := controls.New(p.Logger)
+	p.Health.Register("controls", asked.Ready)
+	deleted := func(documentID string) bool {
+		_, yes := asked.Deleted(documentID)
+		return yes
+	}
 	r, err := recorder.New(recorder.Config{
 		DB: db,
 		Members: func(ctx context.Context, group string) (int, error) {
 			return kafka.Members(ctx, cfg.Kafka, group)
 		},
-		Logger: p.Logger, MeterProvider: meters,
+		Deleted: deleted,
+		Logger:  p.Logger, MeterProvider: meters,
 	})
 	if err != nil {
 		return err
@@ -70,7 +78,7 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 		return err
 	}
 	p.Health.Register("kafka group", runner.Ready)
-	lettersRunner, err := letters(p, cfg, db, nil)
+	lettersRunner, err := letters(p, cfg, db, deleted)
 	if err != nil {
 		return err
 	}
@@ -103,7 +111,10 @@ func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 		}()
 	}
 	defer beside(ctx, r.WatchModels)()
-	if err := together(ctx, runner.Run, lettersRunner.Run); err != nil {
+	err = asked.While(ctx, cfg.Kafka, func(ctx context.Context) error {
+		return together(ctx, runner.Run, lettersRunner.Run)
+	})
+	if err != nil {
 		return fmt.Errorf("recorder: %w", err)
 	}
 	return nil
