@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/deadletters"
 	"leafcutter/ingest-api/internal/httpapi"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/progress"
@@ -84,8 +85,10 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	known := models.New(cfg.DefaultModel, p.Logger)
 	feed := &progress.Feed{Source: reader.Summaries, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}
 	books := &catalogue.Catalogue{Results: reader, Markers: desk, Timeout: cfg.QueryTimeout}
+	letters := &deadletters.Office{DB: db, Objects: store, Producer: producer, Kafka: cfg.Kafka,
+		QueryTimeout: cfg.QueryTimeout, ProduceTimeout: cfg.ProduceTimeout, Logger: p.Logger}
 	api, err := httpapi.New(cfg.HTTP, httpapi.Parts{
-		Spool: spool, Desk: desk, Catalogue: books, Models: known, Feed: feed, Objects: store,
+		Spool: spool, Desk: desk, Catalogue: books, Models: known, Feed: feed, Objects: store, Letters: letters,
 		Webhooks: cfg.Webhooks, Version: p.Version, Loopback: cfg.loopback(),
 		Logger: p.Logger, Tracers: tracers, Meters: meters, Propagator: propagation.TraceContext{},
 	})

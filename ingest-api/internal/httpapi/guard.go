@@ -157,7 +157,7 @@ func isOpen(path string) bool {
 // wantsPage reports whether a person in a browser asks, rather than a program.
 func wantsPage(r *http.Request) bool {
 	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") &&
-		(r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, "/documents/"))
+		(r.URL.Path == "/" || r.URL.Path == "/dead-letters" || strings.HasPrefix(r.URL.Path, "/documents/"))
 }
 
 // rates holds a token bucket for each caller, and forgets those that are full again.

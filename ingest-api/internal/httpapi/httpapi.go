@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/deadletters"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/problem"
 	"leafcutter/ingest-api/internal/progress"
@@ -46,6 +47,7 @@ type Parts struct {
 	Models    *models.Registry
 	Feed      *progress.Feed
 	Objects   Objects
+	Letters   *deadletters.Office
 	Webhooks  webhook.Config // what may be told to whom
 
 	Version  string
@@ -107,6 +109,7 @@ func New(cfg Config, parts Parts) (*API, error) {
 	a.objectRoutes()
 	a.eventRoutes()
 	a.createRoutes()
+	a.letterRoutes()
 	return a, a.docsRoutes()
 }
 

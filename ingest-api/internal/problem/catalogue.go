@@ -16,6 +16,8 @@ const (
 	InvalidCursor       Code = "invalid-cursor"
 	NotFound            Code = "not-found"
 	DocumentNotFound    Code = "document-not-found"
+	DocumentDeleted     Code = "document-deleted"
+	LetterNotFound      Code = "letter-not-found"
 	RunNotFound         Code = "run-not-found"
 	PageNotFound        Code = "page-not-found"
 	PageNotReady        Code = "page-not-ready"
@@ -88,6 +90,8 @@ var catalogue = []Entry{
 	{NotFound, http.StatusNotFound, "There is nothing at this address", "See /docs for what there is."},
 	{MethodNotAllowed, http.StatusMethodNotAllowed, "This address does not take that method", "See the header Allow, and /docs."},
 	{DocumentNotFound, http.StatusNotFound, "No such document", "Check the id; an accepted one is known at once, as queued."},
+	{DocumentDeleted, http.StatusGone, "The document was deleted", "Submit it again, without its Idempotency-Key, if it is wanted after all: it gets another id."},
+	{LetterNotFound, http.StatusNotFound, "No such dead letter", "See GET /v1/dead-letters: the letters of deleted documents are gone with them."},
 	{RunNotFound, http.StatusNotFound, "The document has no such run", "See `runs` of the document; without `run` the newest one is meant."},
 	{PageNotFound, http.StatusNotFound, "The run has no such page", "See `page_count` and the run's `options.pages` of the document."},
 	{PageNotReady, http.StatusConflict, "The page is not done yet", "Wait for it: the document's `events` tell when pages are done."},
