@@ -67,6 +67,9 @@ type Family interface {
 	// of schemas.CompareBoxes, coordinates to a hundredth of a pixel. Its
 	// errors are ErrOutput.
 	Decode(outputs []Tensor, g Geometry) ([]schemas.Box, error)
+
+	// expects are the outputs as a model file must declare them, for Check.
+	expects() []Port
 }
 
 // Names of the families, as manifests give them.

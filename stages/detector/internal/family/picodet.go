@@ -55,14 +55,15 @@ func newPicoDet(m manifest.Manifest) (*picoDet, error) {
 }
 
 func (p *picoDet) validateInput() error {
+	var faults []error
 	in := p.m.Input
 	if in.Resize != manifest.Area && in.Resize != manifest.Linear {
-		return fmt.Errorf("input.resize: %q, must be %s or %s for family %s", in.Resize, manifest.Area, manifest.Linear, PicoDet)
+		faults = append(faults, fmt.Errorf("input.resize: %q, must be %s or %s for family %s", in.Resize, manifest.Area, manifest.Linear, PicoDet))
 	}
 	if !in.Normalises() {
-		return errors.New("input.mean, input.std: missing")
+		faults = append(faults, errors.New("input.mean, input.std: missing"))
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func (o picoDetOptions) validate() error {
@@ -114,6 +115,15 @@ func (p *picoDet) OutputShapes() [][]int64 {
 
 func (p *picoDet) grid(stride int) (width, height int) {
 	return (p.m.Input.Width + stride - 1) / stride, (p.m.Input.Height + stride - 1) / stride
+}
+
+func (p *picoDet) expects() []Port {
+	var ports []Port
+	shapes := p.OutputShapes()
+	for i, name := range p.Outputs() {
+		ports = append(ports, Port{name, "float32", shapes[i]})
+	}
+	return ports
 }
 
 // Preprocess shrinks the page to the model's input, not keeping its aspect

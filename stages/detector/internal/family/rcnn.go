@@ -111,6 +111,14 @@ func (r *rcnn) Outputs() []string {
 // OutputShapes depend on what is found.
 func (r *rcnn) OutputShapes() [][]int64 { return nil }
 
+func (r *rcnn) expects() []Port {
+	ports := []Port{{r.options.Boxes, "float32", []int64{-1, 4}}, {r.options.Classes, "int64", []int64{-1}}, {r.options.Scores, "float32", []int64{-1}}}
+	if r.options.Masks != "" {
+		ports = append(ports, Port{r.options.Masks, "float32", []int64{-1, 1, -1, -1}})
+	}
+	return ports
+}
+
 // Preprocess scales the page.
 func (r *rcnn) Preprocess(page pageimage.Rows, dst []float32, scratch *Scratch) (Geometry, error) {
 	w, h := page.Size()

@@ -90,6 +90,14 @@ func (r *rtDETR) Outputs() []string {
 // OutputShapes are left to the runtime: the number of queries is the model's.
 func (r *rtDETR) OutputShapes() [][]int64 { return nil }
 
+func (r *rtDETR) expects() []Port {
+	boxes := Port{r.options.Boxes, "float32", []int64{1, -1, 4}}
+	if r.options.Logits != "" {
+		return []Port{{r.options.Logits, "float32", []int64{1, -1, int64(len(r.m.Classes))}}, boxes}
+	}
+	return []Port{{r.options.Labels, "int64", []int64{1, -1}}, boxes, {r.options.Scores, "float32", []int64{1, -1}}}
+}
+
 // Preprocess stretches the page to the input.
 func (r *rtDETR) Preprocess(page pageimage.Rows, dst []float32, scratch *Scratch) (Geometry, error) {
 	in := r.m.Input

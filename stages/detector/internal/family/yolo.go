@@ -96,6 +96,13 @@ func (y *yolo) cells() int64 {
 	return int64(n)
 }
 
+func (y *yolo) expects() []Port {
+	if y.options.EndToEnd {
+		return []Port{{y.options.Output, "float32", []int64{1, -1, 6}}}
+	}
+	return []Port{{y.options.Output, "float32", y.OutputShapes()[0]}}
+}
+
 // place is where a page of w × h goes in the input: its size there, and the
 // grey to its left and above it. Sides are rounded half to even and each by
 // itself, as Python does; the odd pixel of grey goes right or below.
