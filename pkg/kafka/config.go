@@ -80,7 +80,7 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		// Reading: what a direct producer compressed may unfold to gigabytes.
-		kgo.MaxDecompressBatchBytes(maxDecompressed),
+		kgo.MaxDecompressBatchBytes(MaxDecompressed),
 	}
 	tlsConfig, err := c.tls()
 	if err != nil {
@@ -104,8 +104,8 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	return client, nil
 }
 
-// maxDecompressed bounds a fetched batch after decompression: several of the largest records.
-const maxDecompressed = 64 << 20
+// MaxDecompressed bounds a fetched batch after decompression, in bytes: several of the largest records.
+const MaxDecompressed = 64 << 20
 
 func (c Config) tls() (*tls.Config, error) {
 	if !c.TLS && c.TLSCA == "" && c.TLSCert == "" {

@@ -37,7 +37,7 @@ func (r *Runner) condemn(ctx context.Context, i *item, err error) {
 
 // condemned are the records that tell the rest of the pipeline.
 func (r *Runner) condemned(ctx context.Context, i *item, err error) []Out {
-	if r.cfg.Condemned == nil {
+	if r.cfg.Condemned == nil || i.refused != nil { // what was not read is about nothing that anybody knows
 		return nil
 	}
 	return r.spans.inject(ctx, r.cfg.Condemned(i.in, fault.CodeOf(err), err))

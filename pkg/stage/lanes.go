@@ -16,6 +16,7 @@ type item struct {
 	bulk     bool
 	cost     int           // parts of work that it is
 	suspect  bool          // a process may have died of it: it is handled alone
+	refused  error         // why it is given up without being handled; nil for all that could be read
 	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
 	attempts int           // failed tries that count
 	waits    int           // tries that a missing dependency spoilt; they count for the backoff only

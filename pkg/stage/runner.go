@@ -176,6 +176,7 @@ func (r *Runner) connect() (*kgo.Client, error) {
 		kgo.BlockRebalanceOnPoll(),
 		kgo.OnPartitionsAssigned(r.assigned),
 		kgo.OnOffsetsFetched(r.fetched),
+		kgo.AdjustFetchOffsetsFn(r.beginnings),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) { r.revoked(ctx, gone, true) }),
 		kgo.OnPartitionsLost(func(ctx context.Context, _ *kgo.Client, gone map[string][]int32) { r.revoked(ctx, gone, false) }),
 		// A group without commits starts at the beginning; a committed offset that is no longer there is an alarm and

@@ -47,6 +47,9 @@ func (r *Runner) work(ctx context.Context) {
 			switch {
 			case i.part.isRevoked():
 				r.lanes.release(i)
+			case i.refused != nil:
+				r.meters.fault(ctx, i.refused)
+				r.condemn(ctx, i, i.refused)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
 				r.drop(ctx, i)
 			case r.hold(i):
