@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/control"
 	"leafcutter/ingest-api/internal/deadletters"
 	"leafcutter/ingest-api/internal/httpapi"
 	"leafcutter/ingest-api/internal/models"
@@ -30,6 +31,7 @@ import (
 	"leafcutter/ingest-api/internal/upload"
 	"leafcutter/ingest-api/web"
 	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/program"
@@ -80,15 +82,20 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 		return err
 	}
 
-	desk := submission.NewDesk(store, producer, cfg.HTTP.MaxUpload, cfg.ProduceTimeout, time.Now)
+	asked := controls.New(p.Logger)
+	desk := submission.NewDesk(store, producer, asked, cfg.HTTP.MaxUpload, cfg.ProduceTimeout, time.Now)
 	reader := &query.Reader{DB: db}
 	known := models.New(cfg.DefaultModel, p.Logger)
 	feed := &progress.Feed{Source: reader.Summaries, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}
-	books := &catalogue.Catalogue{Results: reader, Markers: desk, Timeout: cfg.QueryTimeout}
-	letters := &deadletters.Office{DB: db, Objects: store, Producer: producer, Kafka: cfg.Kafka,
+	books := &catalogue.Catalogue{Results: reader, Markers: desk, Asked: asked, Timeout: cfg.QueryTimeout}
+	controlled := &control.Desk{
+		Catalogue: books, Asked: asked, DB: db, Producer: producer, Patience: cfg.ProduceTimeout, Timeout: cfg.QueryTimeout,
+		Now: time.Now, Logger: p.Logger,
+	}
+	letters := &deadletters.Office{DB: db, Objects: store, Producer: producer, Kafka: cfg.Kafka, Asked: asked,
 		QueryTimeout: cfg.QueryTimeout, ProduceTimeout: cfg.ProduceTimeout, Logger: p.Logger}
 	api, err := httpapi.New(cfg.HTTP, httpapi.Parts{
-		Spool: spool, Desk: desk, Catalogue: books, Models: known, Feed: feed, Objects: store, Letters: letters,
+		Spool: spool, Desk: desk, Catalogue: books, Control: controlled, Models: known, Feed: feed, Objects: store, Letters: letters,
 		Webhooks: cfg.Webhooks, Version: p.Version, Loopback: cfg.loopback(),
 		Logger: p.Logger, Tracers: tracers, Meters: meters, Propagator: propagation.TraceContext{},
 	})
@@ -96,7 +103,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 		return fmt.Errorf("make the API: %w", err)
 	}
 	defer api.Stop()
-	if err := web.Add(api.Engine(), web.Parts{Catalogue: books, Models: known, KnowsKey: api.KnowsKey, CookieName: httpapi.KeyCookie, MaxUpload: cfg.HTTP.MaxUpload}); err != nil {
+	if err := web.Add(api.Engine(), web.Parts{Catalogue: books, Control: controlled, Models: known, KnowsKey: api.KnowsKey, CookieName: httpapi.KeyCookie, MaxUpload: cfg.HTTP.MaxUpload}); err != nil {
 		return fmt.Errorf("make the web pages: %w", err)
 	}
 	api.AddHealth(p.Health.Routes)
@@ -109,9 +116,13 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	defer func() { stop(); running.Wait() }()
 	running.Go(func() { feed.Run(background) })
 	running.Go(func() { follow(background, cfg.Kafka, known, p.Logger) })
+	if err := heed(background, &running, p, cfg, asked, store); err != nil {
+		return err
+	}
 	if err := tell(background, &running, p, cfg, db); err != nil {
 		return err
 	}
+	p.Health.Register("controls", asked.Ready)
 	for name, probe := range map[string]func(context.Context) error{
 		"kafka": kafka.Probe(cfg.Kafka), "s3": store.Probe,
 	} {

@@ -50,7 +50,7 @@ func WithHTTPClient(h *http.Client) Option { return func(c *Client) { c.http = h
 func WithUserAgent(agent string) Option { return func(c *Client) { c.agent = agent } }
 
 // WithRetries sets how often a request is repeated that was told to come back later (429, 503) or found nobody; 3 where
-// it is not given. Only what may be repeated is: reading, and submitting under an Idempotency-Key from a source that can
+// it is not given. Only what may be repeated is: reading, controls, and submitting under an Idempotency-Key from a source that can
 // be read again.
 func WithRetries(n int) Option { return func(c *Client) { c.again = n } }
 

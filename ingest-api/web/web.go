@@ -19,6 +19,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/control"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/problem"
 )
@@ -32,6 +33,7 @@ var assets embed.FS
 // Parts are what the pages are made of.
 type Parts struct {
 	Catalogue  *catalogue.Catalogue
+	Control    *control.Desk
 	Models     *models.Registry
 	KnowsKey   func(key string) bool // reports whether a browser may log in with key
 	CookieName string                // under which the browser then shows it
@@ -65,6 +67,7 @@ func Add(e *gin.Engine, parts Parts) error {
 	e.GET("/favicon.ico", func(c *gin.Context) { c.Redirect(http.StatusMovedPermanently, "/assets/leaf.svg") })
 	e.GET("/", p.index)
 	e.GET("/documents/:id", p.document)
+	p.controlRoutes(e)
 	e.GET("/login", p.login)
 	e.POST("/login", p.enter)
 	return nil

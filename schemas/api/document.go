@@ -139,3 +139,13 @@ type Model struct {
 type ModelList struct {
 	Models []Model `json:"models"`
 }
+
+// Controlled is the answer to a cancel, a resume or a delete.
+type Controlled struct {
+	DocumentID string        `json:"document_id" format:"uuid"`
+	Action     string        `json:"action" doc:"cancel, resume or delete"`
+	Sequence   int64         `json:"sequence,omitempty" doc:"of what was asked for: the highest of a document holds; absent where there was nothing to do"`
+	State      schemas.State `json:"state,omitempty" doc:"of the document when it was asked for; absent for a document that is deleted"`
+	Pages      int           `json:"pages" doc:"asked for again, by a resume"`
+	Links      Links         `json:"links"`
+}

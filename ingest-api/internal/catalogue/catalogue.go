@@ -13,6 +13,7 @@ import (
 	"leafcutter/ingest-api/internal/problem"
 	"leafcutter/ingest-api/internal/query"
 	"leafcutter/ingest-api/internal/submission"
+	"leafcutter/pkg/controls"
 	"leafcutter/schemas"
 	"leafcutter/schemas/api"
 )
@@ -37,7 +38,20 @@ type Markers interface {
 type Catalogue struct {
 	Results Results
 	Markers Markers
+	Asked   *controls.Set // what was asked of documents; nil: nothing
 	Timeout time.Duration // of one question to ClickHouse
+}
+
+// Known refuses what is no document's id, and the id of a document that was deleted: its rows and objects may be there
+// for a moment yet, and are nobody's any more.
+func (c *Catalogue) Known(documentID string) error {
+	if !schemas.IsUUID(documentID) {
+		return problem.New(problem.DocumentNotFound, "%.80q is not the id of a document", documentID)
+	}
+	if control, deleted := c.Asked.Deleted(documentID); deleted {
+		return problem.New(problem.DocumentDeleted, "Document %s was deleted at %s", documentID, control.At.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // List is a part of the list of documents, newest first. A document is in it once its row has landed.
@@ -53,15 +67,19 @@ func (c *Catalogue) List(ctx context.Context, state schemas.State, title, after 
 	if err != nil {
 		return list, c.broken(err, "Listing documents")
 	}
-	list.Documents = append(list.Documents, found...)
+	for _, d := range found {
+		if _, deleted := c.Asked.Deleted(d.DocumentID); !deleted {
+			list.Documents = append(list.Documents, d)
+		}
+	}
 	list.Next = cursor.Encode("documents", next)
 	return list, nil
 }
 
 // Document is everything about a document except its pages.
 func (c *Catalogue) Document(ctx context.Context, documentID string) (*api.Document, error) {
-	if !schemas.IsUUID(documentID) {
-		return nil, problem.New(problem.DocumentNotFound, "%.80q is not the id of a document", documentID)
+	if err := c.Known(documentID); err != nil {
+		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -82,7 +100,19 @@ func (c *Catalogue) Document(ctx context.Context, documentID string) (*api.Docum
 			d.Title = Title(marker.Document)
 		}
 	}
+	if len(d.Runs) == 0 {
+		d.State = c.unplanned(documentID)
+	}
 	return d, nil
+}
+
+// unplanned is the state of a document without a run: it waits for the planner, or was cancelled before its turn, which
+// SQL says only when that comes.
+func (c *Catalogue) unplanned(documentID string) schemas.State {
+	if _, cancelled := c.Asked.Cancelled(documentID); cancelled {
+		return schemas.Cancelled
+	}
+	return schemas.Queued
 }
 
 // marker is that of a document; without one the document is unknown, where it must be known.
@@ -100,6 +130,9 @@ func (c *Catalogue) marker(ctx context.Context, documentID string, must bool) (*
 // Source is where a document lies, s3://bucket/key, and the name of its file: as its submission here said, else, for one
 // that was put onto the topic by another producer, as its row says. Both are empty where neither is there.
 func (c *Catalogue) Source(ctx context.Context, documentID string) (uri, name string, err error) {
+	if err := c.Known(documentID); err != nil {
+		return "", "", err
+	}
 	marker, err := c.Markers.Find(ctx, documentID)
 	if err != nil {
 		return "", "", err
@@ -139,8 +172,8 @@ func Title(d schemas.DocumentSubmitted) string {
 
 // Summary is one line about a document.
 func (c *Catalogue) Summary(ctx context.Context, documentID string) (api.Summary, error) {
-	if !schemas.IsUUID(documentID) {
-		return api.Summary{}, problem.New(problem.DocumentNotFound, "%.80q is not the id of a document", documentID)
+	if err := c.Known(documentID); err != nil {
+		return api.Summary{}, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -155,13 +188,15 @@ func (c *Catalogue) Summary(ctx context.Context, documentID string) (api.Summary
 	if err != nil {
 		return api.Summary{}, err
 	}
-	return queued(marker).Summary, nil
+	s := queued(marker).Summary
+	s.State = c.unplanned(documentID)
+	return s, nil
 }
 
 // Run is the run named, or the newest; nil where the document has none yet.
 func (c *Catalogue) Run(ctx context.Context, documentID, runID string) (*query.Run, error) {
-	if !schemas.IsUUID(documentID) {
-		return nil, problem.New(problem.DocumentNotFound, "%.80q is not the id of a document", documentID)
+	if err := c.Known(documentID); err != nil {
+		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()

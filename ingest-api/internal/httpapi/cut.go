@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"leafcutter/ingest-api/internal/problem"
@@ -57,5 +58,9 @@ func (a *API) cut(ctx context.Context, page *query.Page, run *query.Run, k int) 
 		return nil, problem.From(err, "Cutting the crop")
 	}
 	_ = a.Objects.Put(ctx, key, cut, "image/png") // kept for the next time; this time it is in hand
+	if err := a.Catalogue.Known(run.DocumentID); err != nil {
+		// Deleted while it was cut: what has just been put would outlive it.
+		return nil, errors.Join(a.Objects.Delete(ctx, key), err)
+	}
 	return cut, nil
 }

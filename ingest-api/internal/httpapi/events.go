@@ -15,6 +15,9 @@ import (
 // keepAlive is how often a silent stream sends a comment, so that proxies and clients see that it lives.
 const keepAlive = 15 * time.Second
 
+// lookAgain is how often a stream looks whether its document has been deleted.
+const lookAgain = time.Second
+
 func (a *API) eventRoutes() {
 	a.engine.GET("/v1/documents/:id/events", a.events)
 	a.documentEvents()
@@ -48,6 +51,8 @@ func (a *API) events(c *gin.Context) {
 	}
 	ticker := time.NewTicker(keepAlive)
 	defer ticker.Stop()
+	deleted := time.NewTicker(lookAgain)
+	defer deleted.Stop()
 	for {
 		var err error
 		select {
@@ -55,6 +60,12 @@ func (a *API) events(c *gin.Context) {
 			return
 		case <-a.stop:
 			return
+		case <-deleted.C:
+			// A deleted document has no rows any more that could change: the stream ends, and asking again says why.
+			if a.Catalogue.Known(id) != nil {
+				return
+			}
+			continue
 		case <-ticker.C:
 			err = stream.write(": still here\n\n")
 		case p := <-news:

@@ -20,12 +20,14 @@ import (
 	"go.uber.org/goleak"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/control"
 	"leafcutter/ingest-api/internal/httpapi"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/progress"
 	"leafcutter/ingest-api/internal/query"
 	"leafcutter/ingest-api/internal/submission"
 	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/stage"
@@ -81,6 +83,15 @@ func (b *bucket) OpenURI(ctx context.Context, uri string) (io.ReadCloser, object
 	return b.Open(ctx, strings.TrimPrefix(uri, "s3://bucket/"))
 }
 
+func (b *bucket) Delete(_ context.Context, keys ...string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, key := range keys {
+		delete(b.objects, key)
+	}
+	return nil
+}
+
 func (b *bucket) URI(key string) string { return "s3://bucket/" + key }
 
 func (b *bucket) PresignGet(_ context.Context, key string, ttl time.Duration) (string, error) {
@@ -119,6 +130,7 @@ func (n nothing) Documents(context.Context, query.Filter) ([]api.Summary, *query
 func (n nothing) Document(context.Context, string) (*api.Document, error) { return nil, n.err }
 func (n nothing) Source(context.Context, string) (string, string, error)  { return "", "", n.err }
 func (n nothing) Run(context.Context, string, string) (*query.Run, error) { return nil, n.err }
+func (n nothing) Select(context.Context, any, string, ...any) error       { return n.err }
 func (n nothing) Summaries(context.Context, []string) (map[string]api.Summary, error) {
 	return nil, n.err
 }
@@ -129,24 +141,31 @@ type served struct {
 	*httptest.Server
 	store   *bucket
 	records *topic
+	asked   *controls.Set
+	control *control.Desk
 	logs    *lockedBuffer
 	rows    *nothing
 }
 
 func serve(t *testing.T, change func(*httpapi.Config, *httpapi.Parts)) *served {
 	t.Helper()
-	s := &served{T: t, store: &bucket{objects: map[string][]byte{}}, records: &topic{}, logs: &lockedBuffer{}, rows: &nothing{}}
+	s := &served{T: t, store: &bucket{objects: map[string][]byte{}}, records: &topic{}, asked: controls.New(nil), logs: &lockedBuffer{}, rows: &nothing{}}
 	log := slog.New(slog.NewTextHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	spool, err := upload.NewSpool(t.TempDir(), 1<<30, 8, time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	desk := submission.NewDesk(s.store, s.records, 1<<20, time.Second, time.Now)
+	desk := submission.NewDesk(s.store, s.records, s.asked, 1<<20, time.Second, time.Now)
+	s.asked.CaughtUp()
+	books := &catalogue.Catalogue{Results: s.rows, Markers: desk, Asked: s.asked, Timeout: time.Second}
+	s.control = &control.Desk{Catalogue: books, Asked: s.asked, DB: s.rows, Producer: s.records, Patience: time.Second, Timeout: time.Second,
+		Now: time.Now, Logger: log}
 	known := models.New("layout_cdla", log)
 	known.CaughtUp()
 	cfg := httpapi.Config{RateBurst: 1, MaxUpload: 1 << 20, UploadTimeout: time.Minute, StallTimeout: 10 * time.Second, ObjectLinks: "stream"}
 	parts := httpapi.Parts{
-		Spool: spool, Desk: desk, Catalogue: &catalogue.Catalogue{Results: s.rows, Markers: desk, Timeout: time.Second}, Models: known,
+		Spool: spool, Desk: desk, Catalogue: books, Models: known,
+		Control: s.control,
 		Feed:    &progress.Feed{Source: s.rows.Summaries, Every: time.Millisecond, Max: 1, Logger: log},
 		Objects: s.store, Version: "test", Logger: log, Tracers: tracenoop.NewTracerProvider(), Meters: noop.NewMeterProvider(),
 		Propagator: propagation.TraceContext{},

@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"leafcutter/ingest-api/internal/catalogue"
+	"leafcutter/ingest-api/internal/control"
 	"leafcutter/ingest-api/internal/deadletters"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/problem"
@@ -36,6 +37,7 @@ type Objects interface {
 	Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error)
 	OpenURI(ctx context.Context, uri string) (io.ReadCloser, objectstore.Info, error)
 	Put(ctx context.Context, key string, body []byte, contentType string) error
+	Delete(ctx context.Context, keys ...string) error
 	PresignGet(ctx context.Context, key string, ttl time.Duration) (string, error)
 }
 
@@ -44,6 +46,7 @@ type Parts struct {
 	Spool     *upload.Spool
 	Desk      *submission.Desk
 	Catalogue *catalogue.Catalogue
+	Control   *control.Desk
 	Models    *models.Registry
 	Feed      *progress.Feed
 	Objects   Objects
@@ -105,6 +108,7 @@ func New(cfg Config, parts Parts) (*API, error) {
 
 	a.huma = humagin.New(e, a.document())
 	a.readRoutes()
+	a.controlRoutes()
 	a.uploadRoutes()
 	a.objectRoutes()
 	a.eventRoutes()

@@ -42,6 +42,7 @@ const (
 	Busy                Code = "too-many-uploads"
 	UnknownModel        Code = "unknown-model"
 	IdempotencyMismatch Code = "idempotency-mismatch"
+	IdempotencyDeleted  Code = "idempotency-deleted"
 	InvalidKey          Code = "invalid-idempotency-key"
 	SourceNotAllowed    Code = "source-not-allowed"
 	SourceNotFound      Code = "source-not-found"
@@ -78,6 +79,7 @@ var catalogue = []Entry{
 	{UploadBroken, http.StatusBadRequest, "The body ended before its time", "Send it again."},
 	{UnknownModel, http.StatusUnprocessableEntity, "No such model", "Name one of those in the detail, or start a detector that serves it; GET /v1/models lists them."},
 	{IdempotencyMismatch, http.StatusUnprocessableEntity, "The Idempotency-Key was used for another submission", "Use a new key for another file, title or options; repeat a submission with exactly the same."},
+	{IdempotencyDeleted, http.StatusUnprocessableEntity, "The Idempotency-Key names a document that was deleted", "Use a new key to submit the document anew: a deleted one never comes back."},
 	{InvalidKey, http.StatusUnprocessableEntity, "The Idempotency-Key is not acceptable", "Use 1 to 255 printable ASCII characters, for example a UUID."},
 	{SourceNotAllowed, http.StatusUnprocessableEntity, "The source is in no bucket that this server reads", "Upload the file instead, or add the bucket to S3_SOURCES on the server."},
 	{SourceNotFound, http.StatusUnprocessableEntity, "There is no object at the source", "Check bucket and key; put the object there before you submit it."},

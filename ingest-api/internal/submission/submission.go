@@ -17,6 +17,7 @@ import (
 
 	"leafcutter/ingest-api/internal/problem"
 	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/filetype"
 	"leafcutter/pkg/objectstore"
@@ -32,6 +33,7 @@ type Store interface {
 	Get(ctx context.Context, key string, limit int64) ([]byte, error)
 	OpenURI(ctx context.Context, uri string) (io.ReadCloser, objectstore.Info, error)
 	URI(key string) string
+	Delete(ctx context.Context, keys ...string) error
 }
 
 // Producer is what is used of Kafka.
@@ -46,6 +48,7 @@ type Desk struct {
 	maxBytes int64
 	patience time.Duration
 	now      func() time.Time
+	asked    *controls.Set
 
 	busy    keyed
 	storing chan struct{}
@@ -55,9 +58,10 @@ type Desk struct {
 // goroutines and the deep stacks of the SDK; the others wait on disk, which costs nothing.
 const maxStoring = 12
 
-// NewDesk makes a desk. maxBytes bounds sources that are referred to, patience the wait for a record to be acknowledged.
-func NewDesk(store Store, producer Producer, maxBytes int64, patience time.Duration, now func() time.Time) *Desk {
-	return &Desk{store: store, producer: producer, maxBytes: maxBytes, patience: patience, now: now, storing: make(chan struct{}, maxStoring)}
+// NewDesk makes a desk. asked is what was asked of documents, nil for nothing; maxBytes bounds sources that are referred
+// to, patience the wait for a record to be acknowledged.
+func NewDesk(store Store, producer Producer, asked *controls.Set, maxBytes int64, patience time.Duration, now func() time.Time) *Desk {
+	return &Desk{store: store, producer: producer, asked: asked, maxBytes: maxBytes, patience: patience, now: now, storing: make(chan struct{}, maxStoring)}
 }
 
 // URI is the s3:// reference of an object of ours.
@@ -174,6 +178,9 @@ func (k *Desk) acceptKeyed(ctx context.Context, d schemas.DocumentSubmitted, sto
 		return d, problem.From(err, "Waiting for the same Idempotency-Key")
 	}
 	defer leave()
+	if err := k.refuseDeleted(ctx, d.DocumentID); err != nil {
+		return d, err
+	}
 	print := Fingerprint(d)
 	there, err := k.Find(ctx, d.DocumentID)
 	if err == nil && there == nil {
@@ -198,6 +205,10 @@ func (k *Desk) acceptKeyed(ctx context.Context, d schemas.DocumentSubmitted, sto
 			return d, problem.From(err, "Storing the document")
 		}
 	}
+	// Under a key the id may be known before it is told, and the document deleted while its source was on the way.
+	if err := k.refuseDeleted(ctx, d.DocumentID, schemas.SourceKey(d.DocumentID), MarkerKey(d.DocumentID)); err != nil {
+		return d, err
+	}
 	if err := k.produce(ctx, mine.Document); err != nil {
 		return d, err
 	}
@@ -205,7 +216,20 @@ func (k *Desk) acceptKeyed(ctx context.Context, d schemas.DocumentSubmitted, sto
 	// client's.
 	mine.Produced = true
 	_ = k.mark(ctx, mine)
-	return mine.Document, nil
+	return mine.Document, k.refuseDeleted(ctx, d.DocumentID, MarkerKey(d.DocumentID))
+}
+
+// refuseDeleted refuses what would bring a deleted document back, and deletes what was stored of it meanwhile.
+func (k *Desk) refuseDeleted(ctx context.Context, documentID string, stored ...string) error {
+	if _, deleted := k.asked.Deleted(documentID); !deleted {
+		return nil
+	}
+	for _, key := range stored {
+		if err := k.store.Delete(ctx, key); err != nil {
+			return problem.From(err, "Deleting the document")
+		}
+	}
+	return problem.New(problem.IdempotencyDeleted, "The key names document %s", documentID)
 }
 
 // Find is the marker of a document, nil where there is none.

@@ -80,6 +80,15 @@ func (s *servers) OpenURI(context.Context, string) (io.ReadCloser, objectstore.I
 	return nil, objectstore.Info{}, errors.New("not asked for here")
 }
 
+func (s *servers) Delete(_ context.Context, keys ...string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		delete(s.objects, key)
+	}
+	return s.step("delete")
+}
+
 func (s *servers) URI(key string) string { return "s3://bucket/" + key }
 
 func (s *servers) Produce(ctx context.Context, outs ...stage.Out) error {
@@ -113,7 +122,7 @@ func newBench(t *testing.T) *bench {
 	}
 	s := newServers()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	desk := submission.NewDesk(s, s, 1<<20, 50*time.Millisecond, func() time.Time {
+	desk := submission.NewDesk(s, s, nil, 1<<20, 50*time.Millisecond, func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		now = now.Add(time.Second)
