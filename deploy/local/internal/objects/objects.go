@@ -20,7 +20,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/debuglogger"
 	"github.com/versity/versitygw/embedgw"
@@ -79,9 +78,9 @@ type Server struct {
 
 // New prepares the folder and reserves the port.
 //
-// What S3 keeps beside an object's bytes (type, ETag, user metadata) goes into files of its own, not into
-// extended attributes: those are missing on some file systems of containers, and are lost by a plain copy of
-// the data directory.
+// What S3 keeps beside an object's bytes (type, ETag, user metadata) goes into files of its own (attributes),
+// not into extended attributes: those are missing on some file systems of containers, and are lost by a plain
+// copy of the data directory.
 func New(cfg Config) (*Server, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the object store: %w", err)
@@ -102,13 +101,13 @@ func New(cfg Config) (*Server, error) {
 }
 
 func (s *Server) open(dir string) error {
-	files, sidecar := filepath.Join(dir, "objects"), filepath.Join(dir, "metadata")
-	for _, d := range []string{files, sidecar} {
+	files, beside := filepath.Join(dir, "objects"), &attributes{dir: filepath.Join(dir, "attributes")}
+	for _, d := range []string{files, beside.dir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("opening the object store: %w", err)
 		}
 	}
-	if err := removeHalfMadeBucket(filepath.Join(files, s.cfg.Bucket), filepath.Join(sidecar, s.cfg.Bucket)); err != nil {
+	if err := removeHalfMadeBucket(filepath.Join(files, s.cfg.Bucket), beside.path(s.cfg.Bucket, "")); err != nil {
 		return fmt.Errorf("opening the object store: %w", err)
 	}
 	listener, err := net.Listen("tcp", s.cfg.Addr)
@@ -118,10 +117,10 @@ func (s *Server) open(dir string) error {
 	if err != nil {
 		return fmt.Errorf("listening for S3 clients: %w", err)
 	}
-	store, err := meta.NewSideCar(sidecar)
-	if err == nil {
-		s.backend, err = posix.New(files, store, posix.PosixOpts{SideCarDir: sidecar, Concurrency: 64, IOBufferSize: 256 << 10})
-	}
+	s.backend, err = posix.New(files, beside, posix.PosixOpts{
+		Concurrency: 64, IOBufferSize: 256 << 10,
+		ForceNoObjLockFile: true, // no other gateway writes here: the folder is locked
+	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("opening the object store: %w", err), listener.Close())
 	}
@@ -130,13 +129,13 @@ func (s *Server) open(dir string) error {
 }
 
 // removeHalfMadeBucket clears what a kill in the middle of the first start leaves: a folder without the
-// metadata that make it a bucket, which the gateway can neither use nor make again.
-func removeHalfMadeBucket(folder, metadata string) error {
-	if _, err := os.Stat(metadata); !errors.Is(err, os.ErrNotExist) {
+// attributes that make it a bucket, which the gateway can neither use nor make again.
+func removeHalfMadeBucket(folder, attributes string) error {
+	if _, err := os.Stat(attributes); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := os.Remove(folder); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("a bucket without its metadata: %w", err)
+		return fmt.Errorf("a bucket without its attributes: %w", err)
 	}
 	return nil
 }
