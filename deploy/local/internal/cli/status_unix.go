@@ -26,7 +26,7 @@ func (t *terminal) pipelineStatus(w where, output string) error {
 	case "json":
 		return t.printJSON(s)
 	case "env":
-		for _, v := range s.Env() {
+		for _, v := range append(s.Env(), s.WebhookEnv()) {
 			name, value, _ := strings.Cut(v, "=")
 			if err := t.print("export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`)); err != nil {
 				return err

@@ -54,6 +54,7 @@ func (t *terminal) submit() *cobra.Command {
 	f.StringVar(&o.Pages, "pages", "", "pages, such as 1-3,7,10-")
 	f.StringToStringVar(&thresholds, "threshold", nil, "score from which a class is cropped, class=score; * for every class")
 	f.IntVar(&padding, "crop-padding", 0, "pixels added on each side of a crop")
+	f.StringVar(&o.WebhookURL, "webhook", "", "URL to which the end of each run is posted; see docs/webhooks.md")
 	f.StringVar(&o.IdempotencyKey, "idempotency-key", "", "names the document for ever: submitting it again is no second document")
 	return c
 }

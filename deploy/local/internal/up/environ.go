@@ -66,6 +66,9 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 		fixed = append(fixed, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="+p.State.OTLP+"/v1/traces", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf")
 	}
 	switch name {
+	case "ingest-api":
+		// Whoever tries webhooks here has the receiver on this machine too.
+		suggested = append(suggested, p.State.WebhookEnv(), "LEAFCUTTER_WEBHOOK_ALLOW_NETWORKS=127.0.0.0/8,::1/128")
 	case "recorder":
 		fixed = append(fixed, "LEAFCUTTER_OTLP_ADDR="+strings.TrimPrefix(p.State.OTLP, "http://"))
 	case "detector":
@@ -81,11 +84,14 @@ func (p *Pipeline) kafka() (kafka.Config, error) {
 	return c, err
 }
 
-func given(environ []string, name string) bool {
+func given(environ []string, name string) bool { return value(environ, name) != "" }
+
+// value is the last word of an environment on a name.
+func value(environ []string, name string) (last string) {
 	for _, v := range environ {
 		if n, value, _ := strings.Cut(v, "="); n == name && value != "" {
-			return true
+			last = value
 		}
 	}
-	return false
+	return last
 }

@@ -1,6 +1,7 @@
 package up
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +62,38 @@ func TestSpansGoWhereTheUserSays(t *testing.T) {
 		if got := last(env, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"); c.want == "http://127.0.0.1:5/v1/traces" && got != "http/protobuf" {
 			t.Errorf("%s: by %q", name, got)
 		}
+	}
+}
+
+// Only the API knows the secret that signs webhooks, and the user's own goes before ours.
+func TestWebhooks(t *testing.T) {
+	const secret, networks = "LEAFCUTTER_WEBHOOK_SECRET", "LEAFCUTTER_WEBHOOK_ALLOW_NETWORKS"
+	p := pipelineWith()
+	p.State.Webhooks = newWebhookSecret()
+	if env := p.stageEnvironment("ingest-api"); last(env, secret) != p.State.Webhooks || last(env, networks) != "127.0.0.0/8,::1/128" {
+		t.Errorf("%q, %q", last(env, secret), last(env, networks))
+	}
+	if got := last(p.stageEnvironment("page-splitter"), secret); got != "" {
+		t.Errorf("page-splitter knows %q", got)
+	}
+	p = pipelineWith(secret+"=whsec_mine", networks+"=10.0.0.0/8")
+	if env := p.stageEnvironment("ingest-api"); last(env, secret) != "whsec_mine" || last(env, networks) != "10.0.0.0/8" {
+		t.Errorf("%q, %q", last(env, secret), last(env, networks))
+	}
+}
+
+// A data directory that is older than webhooks gets a secret, once.
+func TestAnOldDataDirectoryGetsAWebhookSecret(t *testing.T) {
+	data := t.TempDir()
+	if err := (credentials{S3Key: "k", S3Secret: "s", SQLUser: "u", SQLSecret: "p"}).write(filepath.Join(data, "credentials.json")); err != nil {
+		t.Fatal(err)
+	}
+	first, err := loadCredentials(data)
+	if err != nil || !strings.HasPrefix(first.Webhooks, "whsec_") || first.S3Secret != "s" || first.SQLSecret != "p" {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	if second, err := loadCredentials(data); err != nil || second != first {
+		t.Errorf("%+v, %v", second, err)
 	}
 }
 

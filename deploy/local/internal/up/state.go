@@ -2,6 +2,7 @@ package up
 
 import (
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +27,8 @@ type State struct {
 	SQL        string `json:"clickhouse"` // URL
 	SQLUser    string `json:"clickhouse_writer"`
 	SQLSecret  string `json:"clickhouse_writer_password"`
-	OTLP       string `json:"otlp"` // URL that takes spans
+	Webhooks   string `json:"webhook_secret"` // signs webhooks
+	OTLP       string `json:"otlp"`           // URL that takes spans
 	Model      string `json:"model"`
 	ModelFile  string `json:"model_file"`
 	ModelsFrom string `json:"models_from"`
@@ -49,6 +51,9 @@ func (s State) Env() []string {
 		"CLICKHOUSE_PASSWORD=" + s.SQLSecret,
 	}
 }
+
+// WebhookEnv is the secret that signs webhooks, for ingest-api and for receivers.
+func (s State) WebhookEnv() string { return "LEAFCUTTER_WEBHOOK_SECRET=" + s.Webhooks }
 
 func statePath(data string) string { return filepath.Join(data, "run", "state.json") }
 
@@ -96,6 +101,7 @@ type credentials struct {
 	S3Secret  string `json:"s3_secret_key"`
 	SQLUser   string `json:"clickhouse_user"`
 	SQLSecret string `json:"clickhouse_password"`
+	Webhooks  string `json:"webhook_secret"`
 }
 
 func loadCredentials(data string) (credentials, error) {
@@ -106,17 +112,32 @@ func loadCredentials(data string) (credentials, error) {
 		if err := json.Unmarshal(b, &c); err != nil {
 			return c, fmt.Errorf("read %s: %w", path, err)
 		}
-		return c, nil
+		if c.Webhooks != "" {
+			return c, nil
+		}
+		c.Webhooks = newWebhookSecret() // the data directory is older than webhooks
+		return c, c.write(path)
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return c, fmt.Errorf("read the credentials: %w", err)
 	}
-	c = credentials{S3Key: "leafcutter", S3Secret: rand.Text(), SQLUser: "leafcutter", SQLSecret: rand.Text()}
-	b, err = json.MarshalIndent(c, "", "  ")
+	c = credentials{S3Key: "leafcutter", S3Secret: rand.Text(), SQLUser: "leafcutter", SQLSecret: rand.Text(), Webhooks: newWebhookSecret()}
+	return c, c.write(path)
+}
+
+func (c credentials) write(path string) error {
+	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
-		return c, err
+		return err
 	}
-	return c, writeAtomically(path, b)
+	return writeAtomically(path, b)
+}
+
+// newWebhookSecret is 32 bytes as the Standard Webhooks specification writes them.
+func newWebhookSecret() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the process instead
+	return "whsec_" + base64.StdEncoding.EncodeToString(b[:])
 }
 
 func writeAtomically(path string, b []byte) error {

@@ -131,6 +131,9 @@ func (p *Pipeline) configure() error {
 	if err != nil {
 		return err
 	}
+	if own := value(p.opts.Environ, "LEAFCUTTER_WEBHOOK_SECRET"); own != "" {
+		secrets.Webhooks = own
+	}
 	models, err := p.opts.Layout.ModelNames()
 	if err != nil {
 		return err
@@ -150,7 +153,7 @@ func (p *Pipeline) configure() error {
 		API: "http://" + local(ports.API), Kafka: local(ports.Kafka),
 		S3: "http://" + local(ports.S3), S3Bucket: "leafcutter", S3Key: secrets.S3Key, S3Secret: secrets.S3Secret,
 		SQL: "http://" + local(ports.SQL), SQLUser: secrets.SQLUser, SQLSecret: secrets.SQLSecret,
-		OTLP: "http://" + local(ports.OTLP), Model: model, ModelsFrom: p.opts.Layout.Models,
+		Webhooks: secrets.Webhooks, OTLP: "http://" + local(ports.OTLP), Model: model, ModelsFrom: p.opts.Layout.Models,
 	}
 	return nil
 }
