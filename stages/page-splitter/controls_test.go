@@ -57,6 +57,25 @@ func TestACancelledDocumentIsPlannedWithoutRanges(t *testing.T) {
 	}
 }
 
+// TestAResumedDocumentIsPlannedAsResumed: its run may have been cancelled before
+// anybody knew of it.
+func TestAResumedDocumentIsPlannedAsResumed(t *testing.T) {
+	b := newBench(t)
+	d := schemas.DocumentSubmitted{DocumentID: asked, Source: b.put(t, "inbox/a.pdf", testpdf.Text(20))}
+	b.ask(schemas.ActionCancel, 7)
+	b.ask(schemas.ActionResume, 9)
+	outs, _ := handle(t, b.planner.Stage(), reference(t, d))
+	resumed, cancelled := on[schemas.RunResumed](t, outs, schemas.TopicResults), on[schemas.RunCancelled](t, outs, schemas.TopicResults)
+	planned := on[schemas.RunPlanned](t, outs, schemas.TopicResults)
+	if len(resumed) != 1 || len(cancelled) != 0 || resumed[0].Sequence != 9 || resumed[0].RunID != planned[0].RunID || !resumed[0].SubmittedAt.Equal(submittedAt) {
+		t.Errorf("%+v %+v", resumed, cancelled)
+	}
+	first, rest := on[schemas.PageRange](t, outs, schemas.TopicPageRanges), on[schemas.PageRange](t, outs, schemas.Lane(schemas.TopicPageRanges, true))
+	if len(first) != 1 || len(rest) != 1 || first[0].Control != 9 || rest[0].Control != 9 {
+		t.Errorf("%+v %+v", first, rest)
+	}
+}
+
 func TestTheSplitterDropsWhatIsNotWanted(t *testing.T) {
 	b := newBench(t)
 	in := b.planned(t, schemas.DocumentSubmitted{DocumentID: asked, Source: b.put(t, "inbox/a.pdf", testpdf.Text(2))})[0]

@@ -165,9 +165,17 @@ func (p *Planner) plan(s submission, pageCount int, models []schemas.ModelAnnoun
 	for _, m := range models {
 		run := s.run(s.resolve(m, selection, p.renderer.Build()), len(selected))
 		batch.emit(schemas.TopicResults, s.DocumentID, schemas.RunPlanned{Run: run, Pages: spans(selected), PlannedAt: time.Now().UTC()})
-		if sequence, cancelled := p.asked.Cancelled(s.DocumentID); cancelled {
-			batch.add(controls.Cancellation(run, sequence))
+		switch last, _ := p.asked.Last(s.DocumentID); last.Action {
+		case schemas.ActionCancel:
+			batch.add(controls.Cancellation(run, last.Sequence))
 			continue
+		case schemas.ActionResume:
+			// Who resumed it may not have known of this run, if that was planned
+			// and cancelled a moment before.
+			batch.emit(schemas.TopicResults, s.DocumentID, schemas.RunResumed{
+				DocumentID: s.DocumentID, RunID: run.RunID, SubmittedAt: s.SubmittedAt, Sequence: last.Sequence, ResumedAt: last.At,
+			})
+			run.Control = last.Sequence
 		}
 		position := 0
 		for chunk := range slices.Chunk(selected, schemas.FirstPages) {
