@@ -237,7 +237,7 @@ func TestObjects(t *testing.T) {
 	t.Run("strangers", func(t *testing.T) {
 		_, err := client(t, o, "wrong").ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &o.Bucket})
 		wantCode(t, err, "SignatureDoesNotMatch")
-		_, err = c.GetObject(ctx, &s3.GetObjectInput{Bucket: &o.Bucket, Key: aws.String("../metadata/" + o.Bucket + "/once/meta/etag")})
+		_, err = c.GetObject(ctx, &s3.GetObjectInput{Bucket: &o.Bucket, Key: aws.String("../attributes/" + o.Bucket + "/once.attributes")})
 		if err == nil {
 			t.Error("a key climbs out of the bucket")
 		}
