@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"leafcutter/pkg/kafka"
 )
 
@@ -100,6 +102,40 @@ func (k *Kafka) Await(ctx context.Context, n int) error {
 	c := k.Config()
 	c.Brokers = []string{local(k.clients[n])}
 	return k.Brokers[n].await(ctx, kafka.Probe(c))
+}
+
+// AwaitInSync waits until every broker follows every partition that it should: another one may go then.
+func (k *Kafka) AwaitInSync(ctx context.Context) error {
+	client, err := kafka.NewClient(k.Config())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	for n, b := range k.Brokers {
+		if err := k.Await(ctx, n); err != nil {
+			return err
+		}
+		if err := b.await(ctx, func(ctx context.Context) error { return inSync(ctx, admin) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func inSync(ctx context.Context, admin *kadm.Client) error {
+	topics, err := admin.ListTopicsWithInternal(ctx)
+	if err != nil {
+		return fmt.Errorf("list topics: %w", err)
+	}
+	for _, topic := range topics {
+		for _, p := range topic.Partitions {
+			if p.Leader < 0 || len(p.ISR) < len(p.Replicas) {
+				return fmt.Errorf("%s partition %d: replicas %v, in sync %v", topic.Topic, p.Partition, p.Replicas, p.ISR)
+			}
+		}
+	}
+	return nil
 }
 
 // Kill ends every broker as kill -9 does.

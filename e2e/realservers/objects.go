@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+
+	"leafcutter/pkg/objectstore"
 )
 
 // Objects is SeaweedFS: master, volume server, filer and S3 gateway in one process.
@@ -68,6 +70,25 @@ func NewObjects(dir string) (*Objects, error) {
 		return cmd
 	})
 	return o, nil
+}
+
+// AwaitStoring waits until an object can be put and read: the gateway listens a little earlier than that.
+func (o *Objects) AwaitStoring(ctx context.Context) error {
+	store, err := objectstore.Open(ctx, objectstore.Config{
+		Endpoint: o.URL, Region: "us-east-1", AccessKeyID: o.AccessKey, SecretAccessKey: o.SecretKey, Bucket: "leafcutter",
+		ForcePathStyle: true, Checksum: "when-supported", Connections: 1,
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	const key = "tests/awaited"
+	return o.await(ctx, func(ctx context.Context) error {
+		if err := store.Put(ctx, key, []byte("here"), ""); err != nil {
+			return err
+		}
+		return store.Delete(ctx, key)
+	})
 }
 
 // Await waits until the S3 gateway listens. That it can also store takes a moment more: the product waits for that.
