@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 
 const (
 	probeTimeout = 3 * time.Second
-	deleteBatch  = 1000 // the most that one DeleteObjects takes
+	probeBytes   = 64 << 10 // read of what is there, and thrown away
+	deleteBatch  = 1000     // the most that one DeleteObjects takes
 )
 
 // Delete removes objects; those that are not there count as removed.
@@ -166,14 +168,23 @@ func (s *Store) PresignGet(ctx context.Context, key string, ttl time.Duration) (
 // much in the way as a store that is gone.
 const probeKey = "leafcutter/probe"
 
-// Probe tells within three seconds whether the bucket can be reached with our keys, and written to. It shares no
-// connection and no retry with other requests, so it may contradict them.
+// Probe tells within three seconds whether the bucket can be reached with our keys, written to and read from. It shares
+// no connection and no retry with other requests, so it may contradict them. That it reads back is for stores of several
+// parts: one that is coming back may take objects, or tell of them, before it can give any.
 func (s *Store) Probe(ctx context.Context) error {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	defer s.probing.CloseIdleConnections()
 	if _, err := s.prober.PutObject(probe, &s3.PutObjectInput{Bucket: aws.String(s.cfg.Bucket), Key: aws.String(probeKey), Body: strings.NewReader("1")}); err != nil {
 		return unreachable(ctx, "probe bucket "+s.cfg.Bucket, err)
+	}
+	read, err := s.prober.GetObject(probe, &s3.GetObjectInput{Bucket: aws.String(s.cfg.Bucket), Key: aws.String(probeKey)})
+	if err != nil {
+		return unreachable(ctx, "read back from bucket "+s.cfg.Bucket, err)
+	}
+	_, err = io.Copy(io.Discard, io.LimitReader(read.Body, probeBytes))
+	if err = errors.Join(err, read.Body.Close()); err != nil {
+		return unreachable(ctx, "read back from bucket "+s.cfg.Bucket, err)
 	}
 	return nil
 }

@@ -362,3 +362,24 @@ func TestConfigTellsEveryFaultAndNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// A store that comes back may take objects before it can give any: what fails then is not the objects' fault.
+func TestProbeReadsBack(t *testing.T) {
+	server := objectstoretest.NewServer(t)
+	store := server.Open(t)
+	if err := store.EnsureBucket(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Fail(func(r *http.Request) (int, string) {
+		if r.Method == http.MethodGet {
+			return http.StatusInternalServerError, "InternalError"
+		}
+		return 0, ""
+	})
+	if err := store.Probe(t.Context()); fault.ClassOf(err) != fault.Unavailable || fault.DependencyOf(err) != "s3" {
+		t.Errorf("%v is %s", err, fault.ClassOf(err))
+	}
+}
