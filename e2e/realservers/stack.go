@@ -31,6 +31,8 @@ type StackOptions struct {
 	Objects *Objects
 	// Environ is what one stage is given besides, and instead: where it meets a proxy rather than the server itself.
 	Environ func(stage string) []string
+	// BeforeStages is called once the SQL server is there, with its URL. Nil for nothing.
+	BeforeStages func(sql string) error
 	// Partitions is how many each work topic has; 4 where 0.
 	Partitions int
 }
@@ -82,6 +84,11 @@ func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
 	}
 	if err := s.SQLServer.await(ctx, func(ctx context.Context) error { return get(ctx, s.SQL+"/ping") }); err != nil {
 		return nil, err
+	}
+	if o.BeforeStages != nil {
+		if err := o.BeforeStages(s.SQL); err != nil {
+			return nil, err
+		}
 	}
 	partitions := o.Partitions
 	if partitions == 0 {
