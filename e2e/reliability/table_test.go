@@ -70,8 +70,7 @@ func (t *table) record(seed uint64) error {
 	if err != nil {
 		return err
 	}
-	binary := filepath.Join(cmp.Or(os.Getenv("LEAFCUTTER_BIN_DIR"), filepath.Join(root, "build", "bin")), "recorder")
-	said, err := exec.Command(binary, "-version").Output()
+	said, err := exec.Command(binary(root, "recorder"), "-version").Output()
 	if err != nil {
 		return fmt.Errorf("ask for the version of what was tested: %w", err)
 	}
@@ -104,4 +103,9 @@ func (t *table) record(seed uint64) error {
 	}
 	written := string(before) + begins + heading + strings.Join(lines, "") + ends + string(after)
 	return os.WriteFile(path, []byte(written), 0o644)
+}
+
+// binary is the path of a binary of the product, as package pipeline finds it.
+func binary(root, name string) string {
+	return filepath.Join(cmp.Or(os.Getenv("LEAFCUTTER_BIN_DIR"), filepath.Join(root, "build", "bin")), name)
 }
