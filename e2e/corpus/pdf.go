@@ -49,12 +49,15 @@ func reportPage(number, seed int) Page {
 }
 
 // OneTooLarge is a report of n pages whose page bad has an absurd size.
-func OneTooLarge(n, bad int) []byte {
+func OneTooLarge(n, bad int) []byte { return OneOfSize(n, bad, "0 0 900000 900000") }
+
+// OneOfSize is a report of n pages of which one has a size of its own, in points: "0 0 width height".
+func OneOfSize(n, one int, mediaBox string) []byte {
 	pages := make([]Page, n)
 	for i := range pages {
 		pages[i] = reportPage(i+1, 9)
 	}
-	pages[bad-1].MediaBox = "0 0 900000 900000"
+	pages[one-1].MediaBox = mediaBox
 	return PDF(pages)
 }
 

@@ -166,12 +166,12 @@ func (t *terminal) showLetter(l *api.LetterContent) error {
 	row("about", subject(l.Letter))
 	row("document", l.DocumentID)
 	row("run", l.RunID)
-	row("given up by", fmt.Sprintf("%s, after %d tries", l.Stage, l.Attempts))
+	row("given up by", fmt.Sprintf("%s, tries: %d", l.Stage, l.Attempts))
 	row("code", l.Code)
 	row("error", l.Error)
-	row("failed", fmt.Sprintf("%d times, first %s, last %s", l.Failures, local(l.FirstFailedAt), local(l.FailedAt)))
+	row("failed", fmt.Sprintf("%s, first %s, last %s", times(l.Failures), local(l.FirstFailedAt), local(l.FailedAt)))
 	if l.ReplayedAt != nil {
-		row("replayed", fmt.Sprintf("%d times, last %s", l.Replays, local(*l.ReplayedAt)))
+		row("replayed", fmt.Sprintf("%s, last %s", times(l.Replays), local(*l.ReplayedAt)))
 	}
 	row("topic", l.Topic)
 	row("key", l.Key)
@@ -193,6 +193,13 @@ func (t *terminal) showLetter(l *api.LetterContent) error {
 	default:
 		return t.print("\n%d bytes, %s\n", l.Bytes, l.ValueType)
 	}
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 func sortedKeys(m map[string]string) []string {
