@@ -119,7 +119,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	if err := heed(background, &running, p, cfg, asked, store); err != nil {
 		return err
 	}
-	if err := tell(background, &running, p, cfg, db); err != nil {
+	if err := tell(background, &running, p, cfg, asked, db); err != nil {
 		return err
 	}
 	p.Health.Register("controls", asked.Ready)

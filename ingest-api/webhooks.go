@@ -7,14 +7,15 @@ import (
 
 	"leafcutter/ingest-api/internal/webhook"
 	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/program"
 )
 
 // tell starts the stage that sends webhooks, which runs until ctx ends. It runs without a secret too: what is asked of it
 // is then given up with a reason, where it would otherwise wait until somebody sets one, and surprise its receivers.
-func tell(ctx context.Context, running *sync.WaitGroup, p *program.Program, cfg Config, db *clickhouse.DB) error {
+func tell(ctx context.Context, running *sync.WaitGroup, p *program.Program, cfg Config, asked *controls.Set, db *clickhouse.DB) error {
 	runner, closeAll, err := webhook.New(webhook.Runtime{
-		Kafka: cfg.Kafka, DB: db, Version: p.Version,
+		Kafka: cfg.Kafka, DB: db, Asked: asked, Version: p.Version,
 		Logger: p.Logger, Tracers: p.Telemetry.TracerProvider(), Meters: p.Telemetry.MeterProvider(),
 	}, cfg.Webhooks)
 	if err != nil {
@@ -22,6 +23,9 @@ func tell(ctx context.Context, running *sync.WaitGroup, p *program.Program, cfg 
 	}
 	running.Go(func() {
 		defer closeAll()
+		if asked.Await(ctx) != nil {
+			return // it stopped before it was known what was deleted
+		}
 		if err := runner.Run(ctx); err != nil {
 			p.Logger.Error("webhooks are no longer sent", slog.Any("error", err))
 		}

@@ -178,13 +178,36 @@ func (w *world) landWanting(e schemas.RunEnded) {
 	}
 }
 
+// delete asks for an event's document to be deleted, and deletes its deliveries as the recorder does.
+func (w *world) delete(e schemas.RunEnded) {
+	w.Helper()
+	client, err := kafka.NewClient(w.cfg.Kafka)
+	if err != nil {
+		w.Fatal(err)
+	}
+	defer client.Close()
+	value, err := schemas.Marshal(schemas.Control{DocumentID: e.DocumentID, Action: schemas.ActionDelete, Sequence: 1, At: e.FinishedAt})
+	if err != nil {
+		w.Fatal(err)
+	}
+	r := &kgo.Record{Topic: schemas.TopicControls, Key: []byte(e.DocumentID), Value: value}
+	if err := client.ProduceSync(w.Context(), r).FirstErr(); err != nil {
+		w.Fatal(err)
+	}
+	if err := w.db.Exec(w.Context(), "DELETE FROM webhook_deliveries WHERE document_id = toUUID(?)", e.DocumentID); err != nil {
+		w.Fatal(err)
+	}
+}
+
 func TestWebhooks(t *testing.T) {
 	h := startHooks(t)
 	w := start(t, nil)
 	at := func(path string) schemas.RunEnded { return ended(h.URL + path) }
 	plain, again, gone, moved, down := at("/200"), at("/503-then-200"), at("/410"), at("/redirect"), at("/503")
+	forgotten := at("/200-of-a-deleted-document")
 	nobody, private := ended(""), ended("http://[::1]:9/")
-	w.say(nil, plain, plain, nobody, again, gone, moved, down, private)
+	w.say(nil, plain, plain, nobody, again, gone, moved, down, private, forgotten)
+	w.untilTold(forgotten, "delivered 1 200")
 	w.untilTold(plain, "delivered 1 200")
 	w.untilTold(again, "delivered 2 200")
 	w.untilTold(gone, "failed 1 410 the receiver answered 410 Gone")
@@ -227,6 +250,8 @@ func TestWebhooks(t *testing.T) {
 	}
 
 	// Everything is read again from offset 0, by a group that has read nothing: nothing is posted, and no answer changes.
+	// Not even of a document that was deleted, and with it the row that says what was posted.
+	w.delete(forgotten)
 	before := len(h.got("/410")) + len(h.got("/503")) + len(h.got("/redirect")) + len(h.got("/503-then-200"))
 	w.stop()
 	w.cfg.Kafka.GroupPrefix = "again-"
@@ -240,6 +265,10 @@ func TestWebhooks(t *testing.T) {
 	}
 	if after := len(h.got("/410")) + len(h.got("/503")) + len(h.got("/redirect")) + len(h.got("/503-then-200")); after != before || len(h.got("/200")) != 2 {
 		t.Errorf("%d posts before, %d after; %d to /200", before, after, len(h.got("/200")))
+	}
+
+	if n := len(h.got("/200-of-a-deleted-document")); n != 1 {
+		t.Errorf("%d posts about a document that is deleted", n)
 	}
 
 	// A replayed letter is a wish to have it posted.

@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"leafcutter/pkg/clickhouse"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/outbound"
@@ -135,7 +136,8 @@ const (
 type Runtime struct {
 	Kafka   kafka.Config
 	DB      *clickhouse.DB
-	Version string // of the program, for User-Agent
+	Asked   *controls.Set // of documents: of one that is deleted nothing is told any more. Nil: of none
+	Version string        // of the program, for User-Agent
 
 	Logger  *slog.Logger
 	Tracers trace.TracerProvider
@@ -160,6 +162,11 @@ func New(rt Runtime, cfg Config) (runner *stage.Runner, closeAll func(), err err
 		Limits: stage.Limits{Workers: atOnce, BatchSize: 1, MaxInFlight: maxInHand, MaxBytes: maxBytes, MaxAttempts: 1 << 30,
 			RetryBackoff: firstRetry, CommitEvery: commitEvery, Grace: grace, Watchdog: watchdog},
 		Handler: stage.Each(d.Handle), Hold: d.Hold, About: about,
+		// The row that says what was delivered is deleted with the document: a replay would deliver it again.
+		Cancelled: func(about stage.About) bool {
+			_, deleted := rt.Asked.Deleted(about.DocumentID)
+			return deleted
+		},
 		Probes: map[string]func(context.Context) error{clickhouse.Dependency: rt.DB.Probe},
 		Logger: rt.Logger, TracerProvider: rt.Tracers, MeterProvider: rt.Meters,
 	})
