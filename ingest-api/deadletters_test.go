@@ -244,6 +244,14 @@ func TestLettersThatCannotBeReplayed(t *testing.T) {
 	if got, refused := o.replay(api.ReplayRequest{Letters: []string{kept}}); len(got) > 0 || refused[kept] != "letter-resolved" {
 		t.Error(got, refused)
 	}
+	erased := o.land(schemas.NewDocumentID(o.at), "Erased", o.at, schemas.CompletedWithFailures)
+	dead := o.put(0, "k", "{}", "lc-document-id", erased.documentID, "lc-run-id", erased.runID)
+	if _, err := o.api.Delete(ctx, erased.documentID); err != nil {
+		t.Fatal(err)
+	}
+	if got, refused := o.replay(api.ReplayRequest{Letters: []string{dead}}); len(got) > 0 || refused[dead] != "document-deleted" {
+		t.Error(got, refused)
+	}
 	if l, err := o.api.Letter(ctx, gone); err != nil || l.Missing != "letter-gone" || l.State != api.LetterResolved || l.Value != nil {
 		t.Errorf("%+v, %v", l, err)
 	}
@@ -302,5 +310,47 @@ func TestLettersAreListedAndShown(t *testing.T) {
 	}
 	if _, err := o.api.Letter(ctx, theDocument); client.Code(err) != "letter-not-found" {
 		t.Error(err)
+	}
+}
+
+// The page lists letters and replays one at the press of a button, without a script and for nobody else's page.
+func TestThePageOfDeadLetters(t *testing.T) {
+	o := openOffice(t)
+	id := o.put(0, aRun+"/3", "{}", "lc-error", "<script>alert(1)</script>")
+	response, body := o.get("/dead-letters?state=open")
+	for _, part := range []string{"page-too-large", "&lt;script&gt;", `value="` + id + `"`, "/documents/" + theDocument, "page 3", "Replay</button>"} {
+		if response.StatusCode != http.StatusOK || !strings.Contains(string(body), part) {
+			t.Errorf("%d: %q is missing in\n%s", response.StatusCode, part, body)
+		}
+	}
+	form := func(from string) reply {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, o.base+"/dead-letters/replay", strings.NewReader("letter="+id+"&state=open"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Sec-Fetch-Site", from)
+		transport := &http.Transport{}
+		defer transport.CloseIdleConnections()
+		response, err := transport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		return reply{response.StatusCode, response.Header}
+	}
+	if answer := form("cross-site"); answer.StatusCode != http.StatusForbidden {
+		t.Errorf("a form of another site: %d", answer.StatusCode)
+	}
+	if answer := form("same-origin"); answer.StatusCode != http.StatusSeeOther || answer.Header.Get("Location") != "/dead-letters?replayed=1&state=open" {
+		t.Errorf("%d %v", answer.StatusCode, answer.Header)
+	}
+	o.read("page-ranges", 1)
+	if _, body := o.get("/dead-letters?replayed=1"); !strings.Contains(string(body), "1 replayed") || !strings.Contains(string(body), `state replayed">replayed`) {
+		t.Errorf("after the replay:\n%s", body)
+	}
+	if response, body := o.get("/dead-letters?document=x"); response.StatusCode != http.StatusOK || !strings.Contains(string(body), "not the id of a document") {
+		t.Errorf("%d\n%s", response.StatusCode, body)
 	}
 }

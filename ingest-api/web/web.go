@@ -20,6 +20,7 @@ import (
 
 	"leafcutter/ingest-api/internal/catalogue"
 	"leafcutter/ingest-api/internal/control"
+	"leafcutter/ingest-api/internal/deadletters"
 	"leafcutter/ingest-api/internal/models"
 	"leafcutter/ingest-api/internal/problem"
 )
@@ -34,6 +35,7 @@ var assets embed.FS
 type Parts struct {
 	Catalogue  *catalogue.Catalogue
 	Control    *control.Desk
+	Letters    *deadletters.Office
 	Models     *models.Registry
 	KnowsKey   func(key string) bool // reports whether a browser may log in with key
 	CookieName string                // under which the browser then shows it
@@ -48,7 +50,7 @@ type pages struct {
 // Add adds the pages to a router.
 func Add(e *gin.Engine, parts Parts) error {
 	p := &pages{Parts: parts, templates: map[string]*template.Template{}}
-	for _, name := range []string{"index", "document", "login", "problem"} {
+	for _, name := range []string{"index", "document", "letters", "login", "problem"} {
 		t, err := template.New("layout.html").Funcs(functions).ParseFS(templates, "templates/layout.html", "templates/"+name+".html")
 		if err != nil {
 			return fmt.Errorf("parse the page %s: %w", name, err)
@@ -68,6 +70,8 @@ func Add(e *gin.Engine, parts Parts) error {
 	e.GET("/", p.index)
 	e.GET("/documents/:id", p.document)
 	p.controlRoutes(e)
+	e.GET("/dead-letters", p.letters)
+	e.POST("/dead-letters/replay", p.replay)
 	e.GET("/login", p.login)
 	e.POST("/login", p.enter)
 	return nil
