@@ -231,3 +231,41 @@ func TestLagOfAGroup(t *testing.T) {
 		t.Errorf("lag %+v, %v", lag, err)
 	}
 }
+
+// Whoever may write to a compacted topic cannot stop its readers with a batch that unfolds to more than they may hold.
+func TestTailPassesOverWhatIsTooLarge(t *testing.T) {
+	cfg := newCluster(t, kfake.SeedTopics(1, "models"))
+	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.ProducerBatchMaxBytes(2*kafka.MaxDecompressed), kgo.BrokerMaxWriteBytes(4*kafka.MaxDecompressed),
+		kgo.ProducerBatchCompression(kgo.ZstdCompression()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	large := make([]byte, kafka.MaxDecompressed+1)
+	for _, r := range []*kgo.Record{{Key: []byte("large"), Value: large}, {Key: []byte("a"), Value: []byte("1")}, {Key: []byte("large"), Value: large}} {
+		r.Topic = "models"
+		if err := client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	applied, caughtUp, ended := make(chan string, 3), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- kafka.Tail(ctx, cfg, "models", func(key string, _ []byte) { applied <- key }, func() { close(caughtUp) })
+	}()
+	select {
+	case <-caughtUp:
+	case err := <-ended:
+		t.Fatal(err)
+	case <-time.After(time.Minute):
+		t.Fatal("not caught up")
+	}
+	if key := <-applied; key != "a" || len(applied) != 0 {
+		t.Errorf("%q was applied, and %d others", key, len(applied))
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

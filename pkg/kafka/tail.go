@@ -13,7 +13,8 @@ import (
 
 // Tail reads a compacted topic from its start, calls caughtUp once everything that was there at the call has been
 // applied, and goes on applying until ctx ends. It belongs to no group: every instance sees every record. A nil value
-// is a tombstone. It returns nil when ctx ends; a topic that does not exist is an error.
+// is a tombstone. A batch that unfolds to more than MaxDecompressed is passed over. It returns nil when ctx ends; a topic
+// that does not exist is an error.
 func Tail(ctx context.Context, c Config, topic string, apply func(key string, value []byte), caughtUp func()) error {
 	name := c.Topic(topic)
 	client, err := NewClient(c, kgo.ConsumeTopics(name), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
@@ -40,6 +41,15 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 			return nil
 		}
 		for _, e := range fetches.Errors() {
+			if batch, ok := errors.AsType[*kgo.ErrDecompressTooLarge](e.Err); ok {
+				// None of ours writes batches that unfold to so much. Were it an error, whoever may write to the topic could
+				// stop all who read it, now and at every start; what one of ours said is behind it or before it.
+				client.SetOffsets(map[string]map[int32]kgo.EpochOffset{name: {batch.Partition: {Epoch: batch.Epoch, Offset: batch.NextOffset}}})
+				if end, waiting := ends[batch.Partition]; waiting && batch.NextOffset >= end {
+					delete(ends, batch.Partition)
+				}
+				continue
+			}
 			if !errors.Is(e.Err, context.DeadlineExceeded) {
 				return fmt.Errorf("read %s: %w", name, e.Err)
 			}
