@@ -50,19 +50,19 @@ type Stack struct {
 // NewStack makes bucket, topics and tables by `leafcutter init`, starts the stages, and returns once all are ready. When
 // it fails it has stopped what it started.
 func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
-	root, err := pipeline.Root()
-	if err != nil {
-		return nil, err
-	}
 	ports, err := Ports(2)
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{o: o, Stage: map[string]*Process{}, Pipeline: &pipeline.Pipeline{Root: root, State: pipeline.State{
+	attached, err := pipeline.Attach(ctx, pipeline.State{
 		Data: o.Dir, API: "http://" + local(ports[0]), Kafka: strings.Join(o.Kafka.Brokers, ","),
 		S3: o.Objects.URL, S3Bucket: "leafcutter", S3Key: o.Objects.AccessKey, S3Secret: o.Objects.SecretKey,
 		SQL: "http://" + local(ports[1]), SQLUser: "leafcutter", SQLSecret: "cut-and-carried", Model: "layout_cdla",
-	}}}
+	}, o.Kafka)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stack{Pipeline: attached, o: o, Stage: map[string]*Process{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -75,7 +75,7 @@ func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
 	}
 	s.SQLServer = newProcess("sql", s.log("sql"), func() *exec.Cmd {
 		cmd := exec.Command(s.Binary("leafcutter"), "service", "sql", "--addr", local(ports[1]), "--dir", filepath.Join(o.Dir, "clickhouse"),
-			"--library", filepath.Join(root, "build", "lib", "libchdb.so"))
+			"--library", filepath.Join(s.Root, "build", "lib", "libchdb.so"))
 		cmd.Env = s.environ("sql")
 		return cmd
 	})
@@ -114,11 +114,6 @@ func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
 	if err := s.AwaitReady(ctx, Stages()...); err != nil {
 		return nil, err
 	}
-	attached, err := pipeline.Attach(ctx, s.State, o.Kafka)
-	if err != nil {
-		return nil, err
-	}
-	s.Pipeline = attached
 	return s, nil
 }
 
@@ -149,9 +144,7 @@ func (s *Stack) AwaitReady(ctx context.Context, stages ...string) error {
 
 // Stop ends all processes in order: those that take documents in first, the recorder and SQL last.
 func (s *Stack) Stop() error {
-	if s.Client != nil {
-		s.Detach()
-	}
+	s.Detach()
 	var faults []error
 	for i := range Stages() {
 		if p := s.Stage[Stages()[len(Stages())-1-i]]; p != nil {

@@ -3,7 +3,6 @@
 package reliability
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"leafcutter/e2e/pipeline"
 	"leafcutter/e2e/realservers"
@@ -22,9 +20,6 @@ import (
 	"leafcutter/pkg/stage"
 	"leafcutter/schemas"
 )
-
-// unfolded is how large a batch gets that is two megabytes on the wire.
-const unfolded = 2 << 30
 
 // A batch of records that unfolds to 2 GiB, written by a client that is none of ours: it is refused with a letter, memory
 // stays as it was, and the documents before and behind it in its partition are done.
@@ -38,13 +33,13 @@ func TestRealBomb(t *testing.T) {
 	splitter := func() int64 { return resident(t, r.Pipeline, r.Stage["page-splitter"].PID()) }
 	before := splitter()
 
-	codecs := map[string]kgo.CompressionCodec{"zstd": kgo.ZstdCompression(), "gzip": kgo.GzipCompression()}
 	most := before
 	letters := 0
-	for name, codec := range codecs {
+	for _, codec := range []string{"zstd", "gzip"} {
 		for partition := range int32(2) {
-			bytes := explode(ctx, t, r.Pipeline, partition, codec)
-			t.Logf("%s: %d MiB in %.2f MB on the wire, onto partition %d", name, unfolded>>20, float64(bytes)/1e6, partition)
+			wire, err := realservers.Explode(ctx, r.KafkaConfig(), schemas.TopicDocuments, partition, codec)
+			ok(t, err)
+			t.Logf("%s: 2 GiB in %.2f MB on the wire, onto partition %d", codec, float64(wire)/1e6, partition)
 			letters++
 		}
 		copy := 1 + letters
@@ -117,34 +112,6 @@ func resident(t *testing.T, p *pipeline.Pipeline, pid int) int64 {
 	return sum
 }
 
-// explode writes one batch onto a partition of documents that unfolds to 2 GiB of zeros, and gives its size on the wire.
-func explode(ctx context.Context, t *testing.T, p *pipeline.Pipeline, partition int32, codec kgo.CompressionCodec) int {
-	t.Helper()
-	wire := 0
-	client, err := kgo.NewClient(kgo.SeedBrokers(p.KafkaConfig().Brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchMaxBytes(unfolded-1), kgo.ProducerBatchCompression(codec), kgo.ProducerLinger(time.Minute), kgo.BrokerMaxWriteBytes(unfolded-1),
-		kgo.WithHooks(written(func(m kgo.ProduceBatchMetrics) { wire += m.CompressedBytes })))
-	ok(t, err)
-	defer client.Close()
-	const records = 8
-	value := make([]byte, (unfolded-64<<10)/records) // one for all: only the client's encoder holds the whole
-	var faults []error
-	for range records {
-		client.Produce(ctx, &kgo.Record{Topic: schemas.TopicDocuments, Partition: partition, Value: value}, func(_ *kgo.Record, err error) { faults = append(faults, err) })
-	}
-	ok(t, client.Flush(ctx))
-	ok(t, errors.Join(faults...))
-	return wire
-}
-
-// written is told of each batch that a broker has taken.
-type written func(kgo.ProduceBatchMetrics)
-
-// OnProduceBatchWritten implements kgo.HookProduceBatchWritten.
-func (w written) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.ProduceBatchMetrics) {
-	w(m)
-}
-
 // Members join and leave groups that Kafka's own coordinator leads, some in order and some by kill -9.
 func TestRealMembersComeAndGo(t *testing.T) {
 	items, o := undisturbed(t)
@@ -205,7 +172,8 @@ func TestRealMembersComeAndGo(t *testing.T) {
 func TestRealRecordThatKillsItsProcess(t *testing.T) {
 	items, o := undisturbed(t)
 	ctx := bounded(t, 8*time.Minute)
-	r := onReal(ctx, t, realservers.KafkaOptions{}, nil)
+	// In one partition, so that the first death makes suspects of all that were in the handler.
+	r := onReal(ctx, t, realservers.KafkaOptions{}, func(o *realservers.StackOptions, _ *realservers.Kafka, _ *realservers.Objects) { o.Partitions = 1 })
 	l := newLoad(t, r.Pipeline)
 	annotator := r.Stage["annotator"]
 	ok(t, annotator.Stop())
