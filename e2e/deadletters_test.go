@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -136,6 +137,11 @@ func completes(ctx context.Context, t *testing.T, p *pipeline.Pipeline, document
 		d, err := p.Client.Get(ctx, documentID)
 		return err == nil && d.State == schemas.Completed && d.PagesDone == pages && d.PagesFailed == 0 && len(d.Failures) == 0, err
 	})
+	status, body, err := p.Curl(ctx, "SELECT page, code FROM failures WHERE document_id = '"+documentID+"'")
+	ok(t, err)
+	if status != http.StatusOK || body != "" {
+		t.Errorf("%s is completed, and SQL's failures are %d %q", documentID, status, body)
+	}
 }
 
 func resolved(ctx context.Context, t *testing.T, p *pipeline.Pipeline, documentID string, was api.Letter) {

@@ -16,6 +16,7 @@ import (
 	"leafcutter/pkg/clickhouse"
 	"leafcutter/pkg/stage"
 	"leafcutter/schemas"
+	"leafcutter/stages/recorder/internal/deadletters"
 )
 
 // question is a heading of docs/sql.md with the query below it.
@@ -134,12 +135,48 @@ func corpus(t *testing.T, db *clickhouse.DB) {
 	put(document(6, 2, "letter.pdf", "ff", 2<<10, 1))
 	handle(t, r, in, 7)
 
+	lettersOf(t, db, bad, locked, first)
+
 	traced := fmt.Sprintf("%032d", 1) // page 1 of the second run is the slowest of all
 	if err := db.Exec(context.Background(), `INSERT INTO otel_traces (Timestamp, TraceId, SpanId, ServiceName, SpanName, Duration, StatusCode) VALUES
 		('2026-03-01 12:00:02', '`+traced+`', '2', 'detector', 'detector process', 905000000, 'Unset'),
 		('2026-03-01 12:00:01', '`+traced+`', '1', 'page-splitter', 'splitter process', 41500000, 'Unset'),
 		('2026-03-01 12:00:01', 'another', '3', 'detector', 'detector process', 1, 'Unset')`); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// lettersOf lands dead letters: a page that failed again when it was replayed, one that is under way again, a document that
+// nobody has replayed, and a page that was done after all.
+func lettersOf(t *testing.T, db *clickhouse.DB, bad schemas.Run, locked schemas.DocumentAccepted, first schemas.Run) {
+	t.Helper()
+	l, err := deadletters.New(deadletters.Config{DB: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var in []stage.In
+	put := func(documentID, runID, page, stageName, code, topic, letter, replay string) string {
+		h := map[string]string{schemas.HeaderStage: stageName, schemas.HeaderCode: code, schemas.HeaderError: code, schemas.HeaderAttempts: "1",
+			schemas.HeaderTopic: topic, schemas.HeaderPartition: "0", schemas.HeaderOffset: fmt.Sprint(len(in)), schemas.HeaderDocumentID: documentID,
+			schemas.HeaderRunID: runID, schemas.HeaderPage: page, schemas.HeaderLetter: letter, schemas.HeaderReplay: replay}
+		at := day0.AddDate(0, 0, 3).Add(time.Duration(len(in)) * time.Minute)
+		in = append(in, stage.In{Topic: schemas.TopicDeadLetters, Offset: int64(len(in)), Timestamp: at, Value: []byte("{}"), Headers: h, Attempt: 1})
+		return schemas.LetterID(h)
+	}
+	again := put(bad.DocumentID, bad.RunID, "2", "splitter", "render-timeout", schemas.TopicPageRanges, "", "")
+	put(bad.DocumentID, bad.RunID, "2", "splitter", "render-timeout", schemas.TopicPageRanges, again, "1")
+	underWay := put(bad.DocumentID, bad.RunID, "4", "detector", "image-unreadable", schemas.PagesTopic("layout_cdla"), "", "")
+	put(locked.DocumentID, "", "", "planner", "encrypted", schemas.TopicDocuments, "", "")
+	put(first.DocumentID, first.RunID, "1", "splitter", "render-timeout", schemas.TopicPageRanges, "", "")
+	for _, r := range l.Handle(context.Background(), in) {
+		if r.Err != nil {
+			t.Fatal(r.Err)
+		}
+	}
+	for _, letter := range []string{again, underWay} {
+		if err := db.Exec(context.Background(), "INSERT INTO dead_letter_replays (letter_id, replay, replayed_at) VALUES ('"+letter+"', 1, '2026-03-04 12:00:30')"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -222,6 +259,12 @@ scan.pdf	2	splitter	render-timeout	page 2: 30 s
 scan.pdf	4	detector	image-unreadable	unexpected end`,
 	"Which documents could not be done at all, and why?": `
 encrypted	1	['locked.pdf']	a password is needed`,
+	"What was given up, for which reason, and what of it is still open?": `
+planner	encrypted	1	0	0	2026-03-04 12:03:00.000
+splitter	render-timeout	1	0	1	2026-03-04 12:04:00.000
+detector	image-unreadable	0	1	0	2026-03-04 12:02:00.000`,
+	"Which dead letters failed again after they were replayed?": `
+scan.pdf	2	splitter	render-timeout	2	1	2026-03-04 12:00:00.000	2026-03-04 12:01:00.000`,
 	"How many pages are done a minute?": `
 2026-03-01 12:00:00	5	10
 2026-03-01 12:01:00	2	2
