@@ -17,7 +17,7 @@ import (
 )
 
 // assigned opens the partitions that the group gave to this member. Kafka's client fetches them only after it returns.
-func (r *Runner) assigned(ctx context.Context, _ *kgo.Client, got map[string][]int32) {
+func (r *Runner) assigned(ctx context.Context, client *kgo.Client, got map[string][]int32) {
 	r.mu.Lock()
 	r.joined = true
 	for topic, ids := range got {
@@ -27,6 +27,7 @@ func (r *Runner) assigned(ctx context.Context, _ *kgo.Client, got map[string][]i
 		}
 	}
 	r.mu.Unlock()
+	client.ResumeFetchPartitions(got) // of an earlier assignment one may have been halted
 	for topic, ids := range got {
 		r.log.Debug("partitions assigned", "topic", topic, "partitions", ids)
 		if r.cfg.Assigned == nil {

@@ -130,6 +130,12 @@ func (b *broker) start(cfg stage.Config) (stop func()) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return b.run(r)
+}
+
+// run is start of a stage that was made already.
+func (b *broker) run(r *stage.Runner) (stop func()) {
+	b.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()

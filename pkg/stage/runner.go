@@ -288,12 +288,7 @@ func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err erro
 	case isTooLarge:
 		r.refuse(ctx, tooLarge)
 	case isOutOfRange(err):
-		r.mu.Lock()
-		r.halted[topicPartition{topic, p}] = err
-		r.mu.Unlock()
-		r.meters.halted.Add(ctx, 1)
-		r.log.Error("the committed offset has fallen out of retention: records are lost and this partition is stopped; submit unfinished documents again, reset the group to the earliest offset, and restart",
-			"topic", topic, "partition", p, "error", err)
+		r.halt(ctx, topic, p, err)
 	default:
 		r.log.Warn("reading from Kafka failed; it is tried again", "topic", topic, "partition", p, "error", err)
 		select {
@@ -301,6 +296,24 @@ func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err erro
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
+}
+
+// halt stops a partition whose committed offset is no longer there. The client would ask for it again at once, and for
+// ever: it is paused until it is assigned anew.
+func (r *Runner) halt(ctx context.Context, topic string, p int32, err error) {
+	r.client.PauseFetchPartitions(map[string][]int32{topic: {p}})
+	key := topicPartition{topic, p}
+	r.mu.Lock()
+	known := r.halted[key] != nil
+	r.halted[key] = err
+	r.mu.Unlock()
+	if known {
+		r.log.Debug("a stopped partition was asked for again", "topic", topic, "partition", p) // once, by a fetch on its way
+		return
+	}
+	r.meters.halted.Add(ctx, 1)
+	r.log.Error("the committed offset has fallen out of retention: records are lost and this partition is stopped; reset the group to the earliest offset, restart, and run leafcutter reconcile",
+		"topic", topic, "partition", p, "error", err)
 }
 
 // Ready is nil while the stage is a member of its group and none of its partitions is stopped.
