@@ -9,11 +9,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"leafcutter/deploy/local/internal/up"
+	"leafcutter/pkg/config"
+	"leafcutter/pkg/prune"
 )
 
 // up runs the whole pipeline on this machine until it is interrupted.
@@ -33,6 +37,7 @@ func (t *terminal) up() *cobra.Command {
 	f.StringVar(&o.model, "model", "", "default model; layout_cdla")
 	f.StringSliceVar(&o.submit, "submit", nil, "documents to put through once it runs")
 	f.BoolVar(&o.exit, "exit", false, "stop once the submitted documents are done")
+	f.Var(&o.keep, "keep", "remove documents and spans that are older, such as 720h or 30d; LEAFCUTTER_KEEP_* say it of each thing")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show everything that the stages log")
 	ports := up.DefaultPorts()
 	o.ports = ports
@@ -47,6 +52,7 @@ type upOptions struct {
 	data, model                       string
 	ephemeral, anyPort, exit, verbose bool
 	submit                            []string
+	keep                              prune.Age
 	ports                             up.Ports
 }
 
@@ -84,6 +90,11 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	defer p.Stop()
+	stopPruning, err := t.keepPruned(ctx, p.State, o.keep)
+	if err != nil {
+		return err
+	}
+	defer stopPruning()
 	if err := t.block(p.State); err != nil {
 		return err
 	}
@@ -111,6 +122,36 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 	<-ctx.Done()
 	t.say("\nstopping …\n")
 	return nil
+}
+
+// keepPruned prunes the pipeline as long as it runs, by what the environment and --keep say. stop returns once it has
+// ended; it is to be called before the servers are stopped.
+func (t *terminal) keepPruned(ctx context.Context, s up.State, keep prune.Age) (stop func(), err error) {
+	var cfg pruneConfig
+	if _, err := config.Load("leafcutter", nil, append(slices.Clone(t.environ), s.Env()...), &cfg); err != nil {
+		return nil, err
+	}
+	if keep > 0 {
+		cfg.Keep.Documents, cfg.Keep.Traces = keep, keep
+	}
+	if cfg.Keep.Empty() {
+		return func() {}, nil
+	}
+	log := t.logger(slog.LevelWarn)
+	pruner, done, err := openPruner(ctx, cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { pruneEvery(ctx, pruner, cfg.Keep, log) })
+	return func() {
+		cancel()
+		running.Wait()
+		if err := done(); err != nil {
+			log.Warn("closing ClickHouse failed", slog.Any("error", err))
+		}
+	}, nil
 }
 
 func (t *terminal) dataDir(o upOptions) (string, error) {
