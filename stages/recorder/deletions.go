@@ -11,7 +11,7 @@ import (
 // erased are the tables that hold rows of a document, all but deletions. Spans are not among them: they say what the
 // pipeline did, and go by age. The rows that lead to others go last.
 func erased() []string {
-	return []string{"page_results", "webhook_deliveries", "dead_letter_replays", "dead_letters", "runs", "documents"}
+	return []string{"page_results", "webhook_deliveries", "dead_letter_replays", "dead_letters", "prunes", "runs", "documents"}
 }
 
 const readDeletionsSQL = `SELECT toString(document_id), toUnixTimestamp64Milli(requested_at), sequence,

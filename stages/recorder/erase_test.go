@@ -187,6 +187,7 @@ func TestErasesInClickHouse(t *testing.T) {
 		"INSERT INTO webhook_deliveries (event_id, document_id, url) VALUES (generateUUIDv4(), '%s', 'https://example.org')",
 		"INSERT INTO dead_letters (letter_id, document_id) VALUES (generateUUIDv4(), '%s')",
 		"INSERT INTO dead_letter_replays (letter_id, document_id) VALUES (generateUUIDv4(), '%s')",
+		"INSERT INTO prunes (document_id, what) VALUES ('%s', 'images')",
 	} {
 		for _, id := range []string{docA, docB} {
 			if err := db.Exec(ctx, fmt.Sprintf(statement, id)); err != nil {
