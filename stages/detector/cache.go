@@ -34,6 +34,7 @@ type facts struct {
 	Runtime    string            `json:"runtime"`    // that it was made and compared with
 	Processor  string            `json:"processor"`  // that it was made for
 	Rewritten  rewrite.Report    `json:"rewritten"`  // what was changed before
+	Quantized  bool              `json:"quantized"`  // its weights are integers
 	Difference float64           `json:"difference"` // largest |a-b| / (1+|a|) over all outputs
 	Files      map[string]string `json:"files"`      // sha256 by name
 }
@@ -45,22 +46,21 @@ func preparedDir(cache, source string) string {
 
 // trusted says whether dir holds a model that was prepared from these weights,
 // for this runtime and processor, and is undamaged.
-func trusted(dir, source string) bool {
+func trusted(dir, source string) (f facts, ok bool) {
 	b, err := os.ReadFile(filepath.Join(dir, preparedFacts))
 	if err != nil {
-		return false
+		return f, false
 	}
-	var f facts
 	if json.Unmarshal(b, &f) != nil || f.Source != source || f.Runtime != session.Version || f.Processor != session.Processor() ||
 		f.Files[preparedGraph] == "" {
-		return false
+		return f, false
 	}
 	for name, want := range f.Files {
 		if got, err := digestOf(filepath.Join(dir, filepath.Base(name))); err != nil || got != want {
-			return false
+			return f, false
 		}
 	}
-	return true
+	return f, true
 }
 
 // unfinished begins the name of a folder in which a model is being prepared.
@@ -83,29 +83,33 @@ func sweep(models string, age time.Duration) {
 	}
 }
 
-// keep writes the facts beside a prepared model in staged, and gives the folder
-// its name. A folder that has the name was made by another process meanwhile
-// and is as good, or was damaged; in both cases this one replaces it. Who has
-// mapped the old files keeps them.
-func keep(staged, dir string, f facts) error {
+// write puts the facts beside a prepared model, with the digests of its files.
+func (f facts) write(dir string) error {
 	f.Files = make(map[string]string)
 	for _, name := range []string{preparedGraph, preparedWeights} {
-		sum, err := digestOf(filepath.Join(staged, name))
+		sum, err := digestOf(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) && name == preparedWeights {
 			continue // a model without large tensors has none
 		}
 		if err != nil {
-			return fmt.Errorf("keep prepared model: %w", err)
+			return fmt.Errorf("prepare model: %w", err)
 		}
 		f.Files[name] = sum
 	}
 	b, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
-		return fmt.Errorf("keep prepared model: %w", err)
+		return fmt.Errorf("prepare model: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(staged, preparedFacts), append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("keep prepared model: %w", err)
+	if err := os.WriteFile(filepath.Join(dir, preparedFacts), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("prepare model: %w", err)
 	}
+	return nil
+}
+
+// keep gives a folder with a prepared model its name. A folder that has the
+// name was made by another process meanwhile and is as good, or was damaged; in
+// both cases this one replaces it. Who has mapped the old files keeps them.
+func keep(staged, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("keep prepared model: %w", err)
 	}

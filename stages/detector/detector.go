@@ -7,11 +7,13 @@
 // boxes; internal/session runs ONNX Runtime in between. When a model is loaded
 // for the first time it is prepared: its graph is rewritten and optimised for
 // the processor, compared with the original on a page, and kept in a cache
-// (load.go, cache.go).
+// (load.go, prepare.go, cache.go).
 //
-// Memory is fixed when a Detector is made: so many pages may be in work at
+// Memory is bounded when a Detector is made: so many pages may be in work at
 // once, each with its tensors, and pages are read row by row. It does not grow
-// with the number of pages, their size, or those who wait.
+// with the number of pages, their size, or those who wait; where a model's
+// input is as large as the page, a tensor is as large as the largest page so
+// far, which the manifest bounds.
 package detector
 
 import (
@@ -19,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -86,32 +87,32 @@ type Page struct {
 	Preprocess, Wait, Infer, Decode time.Duration
 }
 
+// Option changes how a detector is made.
+type Option func(*loader)
+
 // New loads a model and runs it once, so that it returns a detector that is
 // warm. log is told how the model was loaded.
-func New(ctx context.Context, c Config, log *slog.Logger) (*Detector, error) {
+func New(ctx context.Context, c Config, log *slog.Logger, options ...Option) (*Detector, error) {
 	c, err := c.resolve()
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(c.ModelsDir, c.Model)
-	m, err := readManifest(dir)
+	l, err := newLoader(c)
 	if err != nil {
 		return nil, err
 	}
-	if m.Name != c.Model {
-		return nil, fmt.Errorf("%w: %s describes a model called %s", ErrModelInvalid, filepath.Join(dir, manifest.File), m.Name)
+	l.log = log.With(slog.String("model", l.manifest.Name))
+	for _, option := range options {
+		option(l)
 	}
-	d := &Detector{config: c, manifest: m, runs: make(chan struct{}, c.Runs), pages: make(chan *page, c.Pages)}
-	if d.digest, err = m.Digest(); err != nil {
-		return nil, err
+	d := &Detector{
+		config: c, manifest: l.manifest, family: l.family, library: l.library,
+		runs: make(chan struct{}, c.Runs), pages: make(chan *page, c.Pages),
 	}
-	if d.family, err = family.New(m); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
+	if d.digest, err = d.manifest.Digest(); err == nil {
+		err = d.warm(ctx, l)
 	}
-	if d.library, err = session.Load(c.Library); err != nil {
-		return nil, err
-	}
-	if err := d.warm(ctx, log.With(slog.String("model", m.Name))); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -119,26 +120,53 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*Detector, error) {
 
 // warm makes the pages and loads the session, with the first page's memory to
 // try it on.
-func (d *Detector) warm(ctx context.Context, log *slog.Logger) error {
-	in := d.manifest.Input
+func (d *Detector) warm(ctx context.Context, l *loader) (err error) {
 	for range d.config.Pages {
-		slot, err := d.library.NewSlot(d.family.Input(in.Width, in.Height), d.family.OutputShapes())
+		p, err := newPage(d.library, d.family)
 		if err != nil {
 			return fmt.Errorf("tensors of model %s: %w", d.manifest.Name, err)
 		}
-		d.pages <- &page{slot: slot}
+		d.pages <- p
 		d.made++
 	}
-	first := <-d.pages
-	defer func() { d.pages <- first }()
-	l := loader{config: d.config, manifest: d.manifest, family: d.family, library: d.library, page: first, log: log}
-	var err error
+	l.page = <-d.pages
+	defer func() { d.pages <- l.page }()
 	d.session, err = l.load(ctx)
-	// What loading left over, several times the model's size, is given back
-	// now: from here on memory hardly changes, so nothing else would do it.
+	// What loading left over is given back now: from here on memory hardly
+	// changes, so nothing else would do it.
 	debug.FreeOSMemory()
 	session.FreeMemory()
+	session.Forgo()
 	return err
+}
+
+// newPage makes the memory of one page, but for its input, which is as large as
+// the page needs it.
+func newPage(r *session.Runtime, f family.Family) (*page, error) {
+	var extra []session.Tensor
+	for _, e := range f.Extra() {
+		extra = append(extra, session.Tensor(e.Tensor))
+	}
+	slot, err := r.NewSlot(extra, f.OutputShapes())
+	if err != nil {
+		return nil, err
+	}
+	return &page{slot: slot}, nil
+}
+
+// preprocess reads a page image into the input.
+func (p *page) preprocess(f family.Family, png []byte, maxPixels int) (family.Geometry, error) {
+	if err := p.png.Open(png, maxPixels); err != nil {
+		return family.Geometry{}, classPage(err)
+	}
+	if err := p.slot.Resize(f.Input(p.png.Size())); err != nil {
+		return family.Geometry{}, fault.AsTransient(CodeInference, err)
+	}
+	g, err := f.Preprocess(&p.png, p.slot.Input, &p.scratch)
+	if err != nil {
+		return g, classPage(err)
+	}
+	return g, nil
 }
 
 func readManifest(dir string) (manifest.Manifest, error) {
@@ -165,12 +193,9 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	defer func() { d.pages <- p }()
 
 	start := time.Now()
-	if err := p.png.Open(png, d.config.MaxPixels); err != nil {
-		return Page{}, classPage(err)
-	}
-	geometry, err := d.family.Preprocess(&p.png, p.slot.Input, &p.scratch)
+	geometry, err := p.preprocess(d.family, png, d.config.MaxPixels)
 	if err != nil {
-		return Page{}, classPage(err)
+		return Page{}, err
 	}
 	found := Page{Width: geometry.Width, Height: geometry.Height, Preprocess: time.Since(start)}
 
@@ -193,18 +218,19 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	found.Infer = time.Since(start)
 
 	start = time.Now()
-	if found.Boxes, err = d.family.Decode(tensors(d.family, p.slot), geometry); err != nil {
+	found.Boxes, err = d.family.Decode(p.outputs(), geometry)
+	if err = errors.Join(err, p.slot.Forget()); err != nil {
 		return Page{}, fault.AsTransient(CodeInference, err)
 	}
 	found.Decode = time.Since(start)
 	return found, nil
 }
 
-func tensors(f family.Family, s *session.Slot) []family.Tensor {
-	shapes := f.OutputShapes()
-	out := make([]family.Tensor, len(s.Outputs))
-	for i := range out {
-		out[i] = family.Tensor{Shape: shapes[i], Data: s.Outputs[i]}
+// outputs are those of the run before, as families take them.
+func (p *page) outputs() []family.Tensor {
+	out := make([]family.Tensor, len(p.slot.Outputs))
+	for i, o := range p.slot.Outputs {
+		out[i] = family.Tensor(o)
 	}
 	return out
 }

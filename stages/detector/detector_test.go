@@ -26,6 +26,9 @@ import (
 var preparedModels string
 
 func TestMain(m *testing.M) {
+	if IsPrepareChild(os.Args) {
+		os.Exit(PrepareChild(context.Background()))
+	}
 	dir, err := os.MkdirTemp("", "detector-test-")
 	if err != nil {
 		panic(err)

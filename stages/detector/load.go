@@ -14,7 +14,6 @@ import (
 
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
-	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
 )
 
@@ -36,14 +35,42 @@ type loader struct {
 	manifest manifest.Manifest
 	family   family.Family
 	library  *session.Runtime
-	page     *page // on which the model is tried
+	page     *page  // on which the model is tried
+	child    string // binary that prepares in a process of its own; "" for this one
 	log      *slog.Logger
+}
+
+// newLoader reads the manifest and loads the library, which is then the
+// caller's to close.
+func newLoader(c Config) (*loader, error) {
+	dir := filepath.Join(c.ModelsDir, c.Model)
+	m, err := readManifest(dir)
+	if err != nil {
+		return nil, err
+	}
+	if m.Name != c.Model {
+		return nil, fmt.Errorf("%w: %s describes a model called %s", ErrModelInvalid, filepath.Join(dir, manifest.File), m.Name)
+	}
+	f, err := family.New(m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
+	}
+	library, err := session.Load(c.Library)
+	if err != nil {
+		return nil, err
+	}
+	return &loader{config: c, manifest: m, family: f, library: library}, nil
+}
+
+// weights is the path of the model's file as shipped.
+func (l *loader) weights() string {
+	return filepath.Join(l.config.ModelsDir, l.config.Model, l.manifest.File)
 }
 
 // load checks the weights and opens the fastest graph for them that is known
 // to compute the same.
-func (l loader) load(ctx context.Context) (*session.Session, error) {
-	weights := filepath.Join(l.config.ModelsDir, l.config.Model, l.manifest.File)
+func (l *loader) load(ctx context.Context) (*session.Session, error) {
+	weights := l.weights()
 	source, err := digestOf(weights)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, weights)
@@ -56,8 +83,8 @@ func (l loader) load(ctx context.Context) (*session.Session, error) {
 	}
 	if l.config.CacheDir != "" {
 		dir := preparedDir(l.config.CacheDir, source)
-		if trusted(dir, source) {
-			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), true)
+		if f, ok := trusted(dir, source); ok {
+			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f)
 			if err == nil {
 				l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", l.config.Threads))
 				return s, nil
@@ -68,69 +95,56 @@ func (l loader) load(ctx context.Context) (*session.Session, error) {
 			l.log.Warn("prepared model not usable, preparing it anew", slog.Any("error", err))
 		}
 	}
-	return l.prepare(ctx, weights)
+	return l.prepare(ctx)
 }
 
-// prepare makes the fastest and smallest form of a model, compares it with the
-// model as shipped, and keeps it if they agree. Whatever goes wrong with it, the
-// model as shipped is still there. One session is open at a time: this is when
-// a detector needs most memory.
-func (l loader) prepare(ctx context.Context, weights string) (*session.Session, error) {
-	shipped, want, err := l.try(ctx, weights, false)
-	if err != nil {
-		return nil, err
-	}
-	if err := shipped.Close(); err != nil {
-		return nil, err
-	}
-	better, err := l.better(ctx, weights, want)
-	if err == nil {
-		return better, nil
+// prepare makes the fastest and smallest form of a model and opens it. Whatever
+// goes wrong with it, the model as shipped is still there.
+func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
+	s, why := l.better(ctx)
+	if why == nil {
+		return s, nil
 	}
 	if ctx.Err() != nil {
-		return nil, err
+		return nil, why
 	}
-	l.log.Warn("model not prepared, it runs as shipped", slog.Any("error", err))
-	shipped, _, err = l.try(ctx, weights, false)
+	s, _, err := l.try(ctx, l.weights(), nil)
 	if err != nil {
-		return nil, err
+		return nil, err // the model itself is at fault, or what it needs
 	}
-	l.log.Info("model loaded", slog.String("graph", weights), slog.Int("threads", l.config.Threads))
-	return shipped, nil
+	l.log.Warn("model not prepared, it runs as shipped", slog.Any("error", why))
+	l.log.Info("model loaded", slog.String("graph", l.weights()), slog.Int("threads", l.config.Threads))
+	return s, nil
 }
 
-// better prepares a model and opens it. want is what the model as shipped
-// makes of the sample page.
-func (l loader) better(ctx context.Context, weights string, want []family.Tensor) (_ *session.Session, err error) {
+// better prepares a model, opens it and keeps it.
+func (l *loader) better(ctx context.Context) (*session.Session, error) {
 	staged, kept, err := l.stage()
 	if err != nil {
 		return nil, err
 	}
-	// By now the folder has another name, or is of no use; what is mapped
+	// By the end the folder has another name, or is of no use; what is mapped
 	// from it stays.
 	defer os.RemoveAll(staged) // at worst a folder stays in a cache
 
-	f := facts{Source: l.manifest.SHA256, Runtime: session.Version, Processor: session.Processor()}
-	rewritten := filepath.Join(staged, "rewritten.onnx")
-	if f.Rewritten, err = rewriteFile(weights, rewritten); err != nil {
-		return nil, err
+	if l.child != "" {
+		err = l.fillInChild(ctx, staged)
+	} else {
+		err = l.fill(ctx, staged)
 	}
-	graph := filepath.Join(staged, preparedGraph)
-	if err := l.library.Optimize(rewritten, graph, preparedWeights); err != nil {
-		return nil, err
-	}
-	if err := os.Remove(rewritten); err != nil {
-		return nil, fmt.Errorf("prepare model: %w", err)
-	}
-	s, got, err := l.try(ctx, graph, true)
 	if err != nil {
 		return nil, err
 	}
-	if f.Difference = difference(want, got); !(f.Difference <= tolerance) {
-		return nil, errors.Join(fmt.Errorf("outputs of the prepared model differ by %g, at most %g allowed", f.Difference, tolerance), s.Close())
+	f, ok := trusted(staged, l.manifest.SHA256)
+	if !ok {
+		return nil, errors.New("the prepared model is damaged")
+	}
+	s, _, err := l.try(ctx, filepath.Join(staged, preparedGraph), &f)
+	if err != nil {
+		return nil, err
 	}
 	if kept != "" {
-		if err := keep(staged, kept, f); err != nil {
+		if err := keep(staged, kept); err != nil {
 			l.log.Warn("prepared model not kept, it will be made again at the next start", slog.Any("error", err))
 		}
 	}
@@ -142,7 +156,7 @@ func (l loader) better(ctx context.Context, weights string, want []family.Tensor
 // stage makes an empty folder to prepare a model in. kept is the name that the
 // folder is to have in the cache; where the cache cannot be written there is
 // none, and the folder is a temporary one.
-func (l loader) stage() (staged, kept string, err error) {
+func (l *loader) stage() (staged, kept string, err error) {
 	if l.config.CacheDir != "" {
 		kept = preparedDir(l.config.CacheDir, l.manifest.SHA256)
 		sweep(filepath.Dir(kept), time.Hour)
@@ -159,30 +173,21 @@ func (l loader) stage() (staged, kept string, err error) {
 	return staged, "", nil
 }
 
-// rewriteFile rewrites the graph of one file into another.
-func rewriteFile(from, to string) (rewrite.Report, error) {
-	model, err := os.ReadFile(from)
-	if err != nil {
-		return rewrite.Report{}, fmt.Errorf("read weights: %w", err)
-	}
-	out, report, err := rewrite.Apply(model)
-	if err != nil {
-		return report, err
-	}
-	if err := os.WriteFile(to, out, 0o600); err != nil {
-		return report, fmt.Errorf("prepare model: %w", err)
-	}
-	return report, nil
-}
-
 // try opens a graph and runs it on the sample page. It returns the outputs.
-func (l loader) try(ctx context.Context, graph string, prepared bool) (*session.Session, []family.Tensor, error) {
+// prepared is what is known of a prepared graph, nil for one as shipped.
+func (l *loader) try(ctx context.Context, graph string, prepared *facts) (*session.Session, []family.Tensor, error) {
+	inputs := []string{l.manifest.Input.Name}
+	for _, e := range l.family.Extra() {
+		inputs = append(inputs, e.Name)
+	}
 	s, err := l.library.Open(session.Config{
-		Model: graph, Prepared: prepared, Input: l.manifest.Input.Name, Outputs: l.family.Outputs(), Threads: l.config.Threads,
+		Model: graph, Prepared: prepared != nil, Quantized: prepared != nil && prepared.Quantized,
+		Inputs: inputs, Outputs: l.family.Outputs(), Varies: l.manifest.Input.Varies(), Threads: l.config.Threads,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
 	}
+	session.Forgo() // before the first run, which takes all the memory that runs take
 	out, err := l.sample(ctx, s)
 	if err != nil {
 		return nil, nil, errors.Join(err, s.Close())
@@ -191,11 +196,8 @@ func (l loader) try(ctx context.Context, graph string, prepared bool) (*session.
 }
 
 // sample runs the model on the sample page.
-func (l loader) sample(ctx context.Context, s *session.Session) ([]family.Tensor, error) {
-	if err := l.page.png.Open(samplePage, math.MaxInt32); err != nil {
-		return nil, fmt.Errorf("sample page: %w", err)
-	}
-	geometry, err := l.family.Preprocess(&l.page.png, l.page.slot.Input, &l.page.scratch)
+func (l *loader) sample(ctx context.Context, s *session.Session) ([]family.Tensor, error) {
+	geometry, err := l.page.preprocess(l.family, samplePage, math.MaxInt32)
 	if err != nil {
 		return nil, fmt.Errorf("sample page: %w", err)
 	}
@@ -205,22 +207,22 @@ func (l loader) sample(ctx context.Context, s *session.Session) ([]family.Tensor
 		}
 		return nil, fmt.Errorf("%w: on the sample page: %w", ErrModelInvalid, err)
 	}
-	out := tensors(l.family, l.page.slot)
+	out := l.page.outputs()
 	if _, err := l.family.Decode(out, geometry); err != nil {
 		return nil, fmt.Errorf("%w: on the sample page: %w", ErrModelInvalid, err)
 	}
 	for i := range out {
-		out[i].Data = slices.Clone(out[i].Data)
+		out[i].Data, out[i].Ints = slices.Clone(out[i].Data), slices.Clone(out[i].Ints)
 	}
-	return out, nil
+	return out, l.page.slot.Forget()
 }
 
 // difference is the largest |a-b| / (1+|a|), or NaN or +Inf where outputs are
-// not numbers or not of one size.
+// not numbers, not of one size, or differ in whole numbers.
 func difference(a, b []family.Tensor) float64 {
 	worst := 0.0
 	for i := range a {
-		if len(a[i].Data) != len(b[i].Data) {
+		if len(a[i].Data) != len(b[i].Data) || !slices.Equal(a[i].Ints, b[i].Ints) {
 			return math.Inf(1)
 		}
 		for j, x := range a[i].Data {

@@ -36,6 +36,10 @@ type config struct {
 }
 
 func main() {
+	tune()
+	if detector.IsPrepareChild(os.Args) {
+		os.Exit(detector.PrepareChild(context.Background())) // killed when it is not wanted any more
+	}
 	os.Exit(program.Main(program.Spec[config]{
 		Name:      detector.Name,
 		Purpose:   "finds boxes on page images",
@@ -46,12 +50,16 @@ func main() {
 }
 
 func run(ctx context.Context, p *program.Program, cfg config) error {
-	// Most of Go's memory here are tensors that stay, so letting it double
-	// before it is collected, as Go does by itself, would only be waste.
+	// Little is allocated for a page, so collecting early costs nothing that
+	// can be measured, and letting Go's memory double would only be waste.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(25)
 	}
-	d, err := load(ctx, p, cfg.Detector)
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the binary that prepares models: %w", err)
+	}
+	d, err := load(ctx, p, cfg.Detector, detector.InChild(binary))
 	if err != nil {
 		return err
 	}
@@ -100,7 +108,7 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 // load loads the model. While there is none that can be loaded the program is
 // not ready, says why, and looks again: models come by volumes and copies that
 // may be late, and ending would only hide the reason in a restart loop.
-func load(ctx context.Context, p *program.Program, cfg detector.Config) (*detector.Detector, error) {
+func load(ctx context.Context, p *program.Program, cfg detector.Config, options ...detector.Option) (*detector.Detector, error) {
 	var why atomic.Pointer[error]
 	starting := errors.New("loading")
 	why.Store(&starting)
@@ -111,7 +119,7 @@ func load(ctx context.Context, p *program.Program, cfg detector.Config) (*detect
 		return nil
 	})
 	d, err := backoff.Retry(ctx, func() (*detector.Detector, error) {
-		d, err := detector.New(ctx, cfg, p.Logger)
+		d, err := detector.New(ctx, cfg, p.Logger, options...)
 		if err != nil && ctx.Err() == nil {
 			why.Store(&err)
 			p.Logger.Error("model not loaded, looking again soon", slog.Any("error", err))

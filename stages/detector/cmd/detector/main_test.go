@@ -25,7 +25,12 @@ import (
 	"leafcutter/stages/detector"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if detector.IsPrepareChild(os.Args) {
+		os.Exit(detector.PrepareChild(context.Background()))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func file(t *testing.T, path ...string) []byte {
 	t.Helper()

@@ -20,7 +20,7 @@ import (
 // Both files must keep their names, and are for processors with the same
 // Processor only.
 func (r *Runtime) Optimize(from, to, weights string) error {
-	o, err := options(1, ort.GraphOptimizationLevelEnableAll)
+	o, err := options(Config{Threads: 1}, ort.GraphOptimizationLevelEnableAll)
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,11 @@ func Load(path string) (*Runtime, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w: %w: run make deps, or set LEAFCUTTER_ONNXRUNTIME_LIB to where it is", ErrLibrary, err)
 	}
+	// The library tells its maker what it runs, by a database in the user's
+	// cache folder and a connection of its own, unless it is asked not to.
+	if err := os.Setenv("ORT_DISABLE_TELEMETRY", "1"); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrLibrary, err)
+	}
 	ort.SetSharedLibraryPath(path)
 	// Errors only: the runtime writes its warnings to stderr in a format
 	// of its own, hundreds of lines for some models.

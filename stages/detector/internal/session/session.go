@@ -20,10 +20,14 @@ type Config struct {
 	// it, so that there is nothing left to optimise.
 	Model    string
 	Prepared bool
-	// Input is the name of the only input, Outputs those of the outputs
+	// Quantized says that a prepared model's weights are integers.
+	Quantized bool
+	// Inputs are the names of the inputs: that of Slot.Input, then those of
+	// the others that NewSlot was given. Outputs are those of the outputs
 	// wanted, in the order in which Slot.Outputs has them.
-	Input   string
-	Outputs []string
+	Inputs, Outputs []string
+	// Varies says that the input has another size from page to page.
+	Varies bool
 	// Threads is how many threads one run uses.
 	Threads int
 }
@@ -31,8 +35,8 @@ type Config struct {
 // Session is a loaded model. Run may be called concurrently, each call with a
 // Slot of its own.
 type Session struct {
-	s       *ort.DynamicAdvancedSession
-	outputs int
+	s               *ort.DynamicAdvancedSession
+	inputs, outputs int
 
 	mu     sync.RWMutex // held for reading by runs: Close waits for them
 	closed bool
@@ -44,37 +48,47 @@ func (r *Runtime) Open(c Config) (*Session, error) {
 	if c.Prepared {
 		level = ort.GraphOptimizationLevelDisableAll
 	}
-	o, err := options(c.Threads, level)
+	o, err := options(c, level)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Destroy() //nolint:errcheck // the session has its own copy
-	s, err := ort.NewDynamicAdvancedSession(c.Model, []string{c.Input}, c.Outputs, o)
+	s, err := ort.NewDynamicAdvancedSession(c.Model, c.Inputs, c.Outputs, o)
 	if err != nil {
 		return nil, fmt.Errorf("%w: load %s: %w", ErrModel, c.Model, err)
 	}
-	return &Session{s: s, outputs: len(c.Outputs)}, nil
+	return &Session{s: s, inputs: len(c.Inputs), outputs: len(c.Outputs)}, nil
 }
 
-// options are those measured for a fixed input size, on one thread, over the
+// options are those measured. For a fixed input size, on one thread, over the
 // process without a model: arena on and memory pattern off 63 MB, both on 90,
-// both off 187, pattern without arena 328.
-func options(threads int, level ort.GraphOptimizationLevel) (*ort.SessionOptions, error) {
+// both off 187, pattern without arena 328. Where the size varies the arena
+// would keep what the largest page took, cut into pieces that fit no other.
+func options(c Config, level ort.GraphOptimizationLevel) (*ort.SessionOptions, error) {
 	o, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, fmt.Errorf("session options: %w", err)
 	}
 	for _, set := range []func() error{
-		func() error { return o.SetIntraOpNumThreads(threads) },
+		func() error { return o.SetIntraOpNumThreads(c.Threads) },
 		func() error { return o.SetInterOpNumThreads(1) },
 		func() error { return o.SetExecutionMode(ort.ExecutionModeSequential) },
 		func() error { return o.SetGraphOptimizationLevel(level) },
-		func() error { return o.SetCpuMemArena(true) },
+		func() error { return o.SetCpuMemArena(!c.Varies) },
 		func() error { return o.SetMemPattern(false) },
 		// Idle threads would otherwise keep their cores busy for more
 		// than a second after each run, cores that the other stages need.
 		func() error { return o.AddSessionConfigEntry("session.intra_op.allow_spinning", "0") },
 		func() error { return o.AddSessionConfigEntry("session.inter_op.allow_spinning", "0") },
+		// Kernels for floats would keep a copy of each weight in an order
+		// of their own, which gains nothing that can be measured; those for
+		// integers take half as long again without it.
+		func() error {
+			if c.Prepared && !c.Quantized {
+				return o.AddSessionConfigEntry("session.disable_prepacking", "1")
+			}
+			return nil
+		},
 		func() error { return o.SetLogSeverityLevel(ort.LoggingLevelError) },
 	} {
 		if err := set(); err != nil {
@@ -82,56 +96,6 @@ func options(threads int, level ort.GraphOptimizationLevel) (*ort.SessionOptions
 		}
 	}
 	return o, nil
-}
-
-// Slot is the memory of one run: its input, its outputs, and the switch that
-// ends it. A Slot belongs to one run at a time.
-type Slot struct {
-	// Input is written before a run; Outputs are read after it, in the
-	// order of Config.Outputs.
-	Input   []float32
-	Outputs [][]float32
-
-	in   ort.Value
-	out  []ort.Value
-	opts *ort.RunOptions
-}
-
-// NewSlot allocates a slot for these shapes. It serves every session that has
-// them.
-func (r *Runtime) NewSlot(input []int64, outputs [][]int64) (*Slot, error) {
-	slot := &Slot{}
-	in, err := ort.NewEmptyTensor[float32](input)
-	if err != nil {
-		return nil, fmt.Errorf("input tensor: %w", err)
-	}
-	slot.in, slot.Input = in, in.GetData()
-	for _, shape := range outputs {
-		out, err := ort.NewEmptyTensor[float32](shape)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("output tensor: %w", err), slot.Close())
-		}
-		slot.out, slot.Outputs = append(slot.out, out), append(slot.Outputs, out.GetData())
-	}
-	if slot.opts, err = ort.NewRunOptions(); err != nil {
-		return nil, errors.Join(fmt.Errorf("run options: %w", err), slot.Close())
-	}
-	return slot, nil
-}
-
-// Close frees the slot. No run may be using it.
-func (s *Slot) Close() error {
-	var errs []error
-	for _, v := range append([]ort.Value{s.in}, s.out...) {
-		if v != nil {
-			errs = append(errs, v.Destroy())
-		}
-	}
-	if s.opts != nil {
-		errs = append(errs, s.opts.Destroy())
-	}
-	*s = Slot{}
-	return errors.Join(errs...)
 }
 
 // Run computes the slot's outputs from its input. When ctx ends the run is
@@ -145,8 +109,15 @@ func (s *Session) Run(ctx context.Context, slot *Slot) error {
 	if s.closed {
 		return errors.New("run of a closed session")
 	}
-	if len(slot.out) != s.outputs {
-		return fmt.Errorf("slot of %d outputs for a model of %d", len(slot.out), s.outputs)
+	if err := slot.Forget(); err != nil {
+		return fmt.Errorf("outputs of the run before: %w", err)
+	}
+	if slot.in == nil || 1+len(slot.extra) != s.inputs || (slot.fixed != nil && len(slot.out) != s.outputs) {
+		return fmt.Errorf("slot of %d inputs and %d outputs for a model of %d and %d", 1+len(slot.extra), len(slot.out), s.inputs, s.outputs)
+	}
+	outputs := slices.Clone(slot.out)
+	if slot.fixed == nil {
+		outputs = make([]ort.Value, s.outputs)
 	}
 	// Terminate sets a flag in slot.opts that the next run would still see,
 	// and it may be setting it while this run returns by itself. So wait for
@@ -156,17 +127,19 @@ func (s *Session) Run(ctx context.Context, slot *Slot) error {
 		defer close(told)
 		_ = slot.opts.Terminate() // fails only for options that don't exist
 	})
-	err := s.s.RunWithOptions([]ort.Value{slot.in}, slices.Clone(slot.out), slot.opts)
+	err := s.s.RunWithOptions(append([]ort.Value{slot.in}, slot.extra...), outputs, slot.opts)
 	if !stop() {
 		<-told
 		if e := slot.opts.UnsetTerminate(); e != nil {
 			return fmt.Errorf("reset run options: %w", e)
 		}
 	}
-	if err == nil {
+	switch {
+	case err == nil && slot.fixed == nil:
+		return slot.take(outputs)
+	case err == nil:
 		return nil
-	}
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ctx.Err()
 	}
 	return fmt.Errorf("run model: %w", err)

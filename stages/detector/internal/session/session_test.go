@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,7 +38,7 @@ func open(t testing.TB, threads int) (*Runtime, *Session) {
 		t.Fatal(err)
 	}
 	s, err := r.Open(Config{
-		Model: build(t, "models", "layout_cdla", "layout_cdla.onnx"), Input: "image",
+		Model: build(t, "models", "layout_cdla", "layout_cdla.onnx"), Inputs: []string{"image"},
 		Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: threads,
 	})
 	if err != nil {
@@ -53,7 +54,10 @@ func open(t testing.TB, threads int) (*Runtime, *Session) {
 
 func slot(t testing.TB, r *Runtime) *Slot {
 	t.Helper()
-	slot, err := r.NewSlot(input, outputs)
+	slot, err := r.NewSlot(nil, outputs)
+	if err == nil {
+		err = slot.Resize(input)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +81,7 @@ func TestRunsAtOnceDoNotMeet(t *testing.T) {
 		if err := s.Run(t.Context(), first); err != nil {
 			t.Fatal(err)
 		}
-		alone[i] = first.Outputs[1][0]
+		alone[i] = first.Outputs[1].Data[0]
 	}
 	if alone[0] == alone[1] || alone[1] == alone[2] {
 		t.Fatalf("outputs don't depend on inputs: %v", alone)
@@ -93,8 +97,8 @@ func TestRunsAtOnceDoNotMeet(t *testing.T) {
 				if err := s.Run(t.Context(), own); err != nil {
 					t.Error(err)
 				}
-				if own.Outputs[1][0] != alone[i] {
-					t.Errorf("slot %d: %v, alone it was %v", i, own.Outputs[1][0], alone[i])
+				if own.Outputs[1].Data[0] != alone[i] {
+					t.Errorf("slot %d: %v, alone it was %v", i, own.Outputs[1].Data[0], alone[i])
 				}
 			}
 		})
@@ -122,7 +126,7 @@ func TestOptimize(t *testing.T) {
 		t.Fatalf("weights beside the graph: %v, %v", i, err)
 	}
 	prepared, err := r.Open(Config{
-		Model: graph, Prepared: true, Input: "image", Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: 1,
+		Model: graph, Prepared: true, Inputs: []string{"image"}, Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: 1,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -134,8 +138,8 @@ func TestOptimize(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range first.Outputs {
-		for k, want := range first.Outputs[i] {
-			if got := second.Outputs[i][k]; math.Abs(float64(got-want)) > 1e-4 {
+		for k, want := range first.Outputs[i].Data {
+			if got := second.Outputs[i].Data[k]; math.Abs(float64(got-want)) > 1e-4 {
 				t.Fatalf("output %d, value %d: %v, want %v", i, k, got, want)
 			}
 		}
@@ -198,27 +202,82 @@ func TestClosedSessionRefuses(t *testing.T) {
 
 func TestSlotsHaveTheSessionsShape(t *testing.T) {
 	r, s := open(t, 1)
-	few, err := r.NewSlot(input, outputs[:1])
+	few, err := r.NewSlot(nil, outputs[:1])
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer few.Close()
+	if err := few.Resize(input); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.Run(t.Context(), few); err == nil {
 		t.Error("too few outputs accepted")
 	}
-	if _, err := r.NewSlot([]int64{1, -3}, outputs); err == nil {
-		t.Error("a negative size accepted")
-	}
-	if _, err := r.NewSlot(input, [][]int64{{1}, {-1}}); err == nil {
-		t.Error("an impossible output accepted")
-	}
-	wrong, err := r.NewSlot([]int64{1, 3, 10, 10}, outputs)
+	extra, err := r.NewSlot([]Tensor{{Shape: []int64{1}, Ints: []int64{7}}}, outputs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer wrong.Close()
-	if err := s.Run(t.Context(), wrong); err == nil {
+	defer extra.Close()
+	if err := extra.Resize(input); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), extra); err == nil {
+		t.Error("an input that the model has not was accepted")
+	}
+	if _, err := r.NewSlot(nil, [][]int64{{1}, {-1}}); err == nil {
+		t.Error("an impossible output accepted")
+	}
+	own := slot(t, r)
+	if err := own.Resize([]int64{1, -3}); err == nil {
+		t.Error("a negative size accepted")
+	}
+	if err := s.Run(t.Context(), own); err == nil {
+		t.Error("a slot without an input was run")
+	}
+	if err := own.Resize([]int64{1, 3, 10, 10}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), own); err == nil {
 		t.Error("an input of another size was run")
+	}
+	if err := own.Resize(input); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Run(t.Context(), own); err != nil {
+		t.Errorf("an input of the right size again: %v", err)
+	}
+}
+
+// Outputs that the runtime allocates are those of a slot that has its own.
+func TestOutputsOfTheRuntime(t *testing.T) {
+	r, s := open(t, 1)
+	own := slot(t, r)
+	free, err := r.NewSlot(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free.Close()
+	if err := free.Resize(input); err != nil {
+		t.Fatal(err)
+	}
+	for i := range free.Input {
+		free.Input[i], own.Input[i] = float32(i%100)/50, float32(i%100)/50
+	}
+	if err := s.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what a run finds of the one before is forgotten
+		if err := s.Run(t.Context(), free); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range own.Outputs {
+		if got := free.Outputs[i]; !slices.Equal(got.Shape, want.Shape) || !slices.Equal(got.Data, want.Data) {
+			t.Errorf("output %d differs: shape %v, want %v", i, got.Shape, want.Shape)
+		}
+	}
+	if err := errors.Join(free.Forget(), free.Forget()); err != nil || len(free.Outputs) != 0 {
+		t.Errorf("%v, %d outputs left", err, len(free.Outputs))
 	}
 }
 
@@ -238,7 +297,7 @@ func TestLibraryIsLoadedOnce(t *testing.T) {
 	if err := errors.Join(a.Close(), a.Close()); err != nil { // twice, and b still has it
 		t.Error(err)
 	}
-	if _, err := b.Open(Config{Model: "absent.onnx", Input: "x", Threads: 1}); !errors.Is(err, ErrModel) || !strings.Contains(err.Error(), "absent.onnx") {
+	if _, err := b.Open(Config{Model: "absent.onnx", Inputs: []string{"x"}, Threads: 1}); !errors.Is(err, ErrModel) || !strings.Contains(err.Error(), "absent.onnx") {
 		t.Errorf("got %v", err)
 	}
 	if err := b.Close(); err != nil {

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// tunables is what glibc's malloc is asked. One arena for all threads: with one
+// for each, what one thread freed is of no use to another. From a megabyte on
+// memory is mapped by itself and goes back to the system when it is freed: that
+// is what a model for pages of varying size takes, which does without a pool.
+const tunables = "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576"
+
+// tune starts the program anew with tunables, unless somebody has chosen some:
+// glibc reads them before anything of the program runs. Where that fails the
+// program runs as it is, and takes more memory.
+func tune() {
+	const name = "GLIBC_TUNABLES"
+	if _, chosen := os.LookupEnv(name); chosen {
+		return
+	}
+	_ = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), name+"="+tunables))
+}

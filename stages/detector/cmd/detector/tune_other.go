@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// tune does nothing where there is no glibc.
+func tune() {}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package session
+
+// Forgo lets go of pages of program files that running does not need, where the
+// system says which those are.
+func Forgo() {}

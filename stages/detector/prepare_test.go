@@ -1,0 +1,101 @@
+package detector
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"leafcutter/schemas"
+)
+
+// A model that a child has prepared finds the same, and is the one that the next
+// start uses.
+func TestChildPrepares(t *testing.T) {
+	c := testConfig(t)
+	c.CacheDir = t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	d, err := New(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)), InChild(self))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := d.Detect(t.Context(), samplePage)
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, p.Boxes, golden(t, "report"))
+	if !strings.Contains(log.String(), "model prepared") || !strings.Contains(log.String(), "hard_swish=94") {
+		t.Errorf("log: %s", log.String())
+	}
+	log.Reset()
+	if d, err = New(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)), InChild("/bin/false")); err != nil {
+		t.Fatal(err)
+	}
+	again, err := d.Detect(t.Context(), samplePage)
+	if err = errors.Join(err, d.Close()); err != nil || !slices.Equal(again.Boxes, p.Boxes) {
+		t.Errorf("%v, other boxes at the second start: %v", err, again.Boxes)
+	}
+	if !strings.Contains(log.String(), c.CacheDir) {
+		t.Errorf("not from the cache: %s", log.String())
+	}
+}
+
+// A child that cannot do it costs speed and memory, not the service.
+func TestChildThatFails(t *testing.T) {
+	c := testConfig(t)
+	c.CacheDir = t.TempDir()
+	var log strings.Builder
+	d, err := New(t.Context(), c, slog.New(slog.NewTextHandler(&log, nil)), InChild("/bin/false"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := d.Detect(t.Context(), samplePage)
+	if err = errors.Join(err, d.Close()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, p.Boxes, golden(t, "report"))
+	if !strings.Contains(log.String(), "runs as shipped") {
+		t.Errorf("log: %s", log.String())
+	}
+	if left, err := filepath.Glob(filepath.Join(c.CacheDir, "models", "*")); err != nil || len(left) != 0 {
+		t.Errorf("left in the cache: %v, %v", left, err)
+	}
+}
+
+// Every family is served: inputs as large as the page, inputs besides the page,
+// outputs of whole numbers and of sizes that only a run knows. The models are
+// tiny; their boxes are those that tools/families.py found.
+func TestEveryFamilyIsServed(t *testing.T) {
+	dirs, err := filepath.Glob("testdata/families/*")
+	if err != nil || len(dirs) < 6 {
+		t.Fatalf("%v, %v", dirs, err)
+	}
+	for _, dir := range dirs {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			c := testConfig(t)
+			c.ModelsDir, c.Model, c.CacheDir = "testdata/families", filepath.Base(dir), t.TempDir()
+			d := open(t, c)
+			var want map[string][]schemas.Box
+			if err := json.Unmarshal(read(t, filepath.Join(dir, "boxes.json")), &want); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // pages of two sizes in turn, in the same memory
+				for page, png := range map[string][]byte{"report": samplePage, "walden": read(t, "testdata/walden.png")} {
+					p, err := d.Detect(t.Context(), png)
+					if err != nil {
+						t.Fatal(err)
+					}
+					same(t, p.Boxes, want[page])
+				}
+			}
+		})
+	}
+}
