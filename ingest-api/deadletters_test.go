@@ -244,6 +244,14 @@ func TestLettersThatCannotBeReplayed(t *testing.T) {
 	if got, refused := o.replay(api.ReplayRequest{Letters: []string{kept}}); len(got) > 0 || refused[kept] != "letter-resolved" {
 		t.Error(got, refused)
 	}
+	running := o.land(schemas.NewDocumentID(o.at), "Cancelled", o.at, schemas.Running)
+	idle := o.put(0, "k", "{}", "lc-document-id", running.documentID, "lc-run-id", running.runID)
+	if _, err := o.api.Cancel(ctx, running.documentID); err != nil {
+		t.Fatal(err)
+	}
+	if got, refused := o.replay(api.ReplayRequest{Letters: []string{idle}}); len(got) > 0 || refused[idle] != "letter-cancelled" {
+		t.Error(got, refused)
+	}
 	erased := o.land(schemas.NewDocumentID(o.at), "Erased", o.at, schemas.CompletedWithFailures)
 	dead := o.put(0, "k", "{}", "lc-document-id", erased.documentID, "lc-run-id", erased.runID)
 	if _, err := o.api.Delete(ctx, erased.documentID); err != nil {

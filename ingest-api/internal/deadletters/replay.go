@@ -26,6 +26,7 @@ const (
 	CodeValueGone     = "letter-value-gone"     // the object with its value is not there any more
 	CodeWithoutValue  = "letter-without-value"  // the record was itself refused by Kafka: its value is lost
 	CodeResolved      = "letter-resolved"       // nothing is left to be done
+	CodeCancelled     = "letter-cancelled"      // its document is cancelled
 	CodeNotReplayable = "letter-not-replayable" // it is none of ours
 )
 
@@ -138,8 +139,8 @@ func (o *Office) wanted(ctx context.Context, q api.ReplayRequest, answer *api.Re
 func (o *Office) replay(ctx context.Context, records *reader, r row, dry bool) (stage.Out, error) {
 	ctx, cancel := context.WithTimeout(ctx, o.ProduceTimeout)
 	defer cancel()
-	if _, deleted := o.Asked.Deleted(r.DocumentID); deleted && r.Topic != schemas.TopicControls {
-		return stage.Out{}, fault.Permanentf(string(problem.DocumentDeleted), "the document %s was deleted", r.DocumentID)
+	if err := o.wantedStill(r); err != nil {
+		return stage.Out{}, err
 	}
 	rec, err := records.at(ctx, r.LetterPartition, r.LetterOffset)
 	if err != nil {
@@ -159,6 +160,21 @@ func (o *Office) replay(ctx context.Context, records *reader, r row, dry bool) (
 	}
 	// The record goes on in the trace that it failed in, not in this request's.
 	return out, o.Producer.Produce(trace.ContextWithSpanContext(ctx, trace.SpanContext{}), out)
+}
+
+// wantedStill refuses the work of a document that the stages would pass over. What is told of a document is still told, and
+// a control that keeps a deletion from being finished is still done.
+func (o *Office) wantedStill(r row) error {
+	if r.Topic == schemas.TopicControls {
+		return nil
+	}
+	if _, deleted := o.Asked.Deleted(r.DocumentID); deleted {
+		return fault.Permanentf(string(problem.DocumentDeleted), "the document %s was deleted", r.DocumentID)
+	}
+	if _, cancelled := o.Asked.Cancelled(r.DocumentID); cancelled && r.Topic != schemas.TopicResults && r.Topic != schemas.TopicDocumentEvents {
+		return fault.Permanentf(CodeCancelled, "the document %s is cancelled: resume it first", r.DocumentID)
+	}
+	return nil
 }
 
 // original is the record that a letter is about, as it came.
