@@ -3,6 +3,8 @@ package up
 import (
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 
 	"leafcutter/pkg/config"
@@ -72,7 +74,9 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	case "recorder":
 		fixed = append(fixed, "LEAFCUTTER_OTLP_ADDR="+strings.TrimPrefix(p.State.OTLP, "http://"))
 	case "detector":
-		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model)
+		// Half of a page's processor time is inference, and a second thread makes a page cost more of it: the other half
+		// of the processors is for the other stages and the servers.
+		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "LEAFCUTTER_INFERENCE_THREADS="+strconv.Itoa(max(1, runtime.NumCPU()/2)))
 	}
 	return p.environment(suggested, fixed)
 }
