@@ -12,6 +12,7 @@ type probes struct {
 
 	mu     sync.Mutex
 	recent map[string]*answer
+	gone   map[string]time.Time // when each was last found to be away
 }
 
 type answer struct {
@@ -23,7 +24,7 @@ type answer struct {
 const probeTimeout = 10 * time.Second
 
 func newProbes(ask map[string]func(ctx context.Context) error) *probes {
-	return &probes{ask: ask, recent: map[string]*answer{}}
+	return &probes{ask: ask, recent: map[string]*answer{}, gone: map[string]time.Time{}}
 }
 
 // away is the probe's error while the dependency is away, nil while it answers. Only an answer that was asked for after
@@ -45,6 +46,11 @@ func (p *probes) away(ctx context.Context, dependency string, since time.Time) e
 			within, cancel := context.WithTimeout(ctx, probeTimeout)
 			a.err = ask(within)
 			cancel()
+			if a.err != nil {
+				p.mu.Lock()
+				p.gone[dependency] = time.Now()
+				p.mu.Unlock()
+			}
 			close(a.known)
 			return a.err
 		}
@@ -59,6 +65,18 @@ func (p *probes) away(ctx context.Context, dependency string, since time.Time) e
 			return ctx.Err()
 		}
 	}
+}
+
+// comingBack is how long a dependency that was away is given until it does all of its work again: the parts of a store
+// come back one by one, and what was looked up in vain is remembered for a while.
+const comingBack = 30 * time.Second
+
+// lately reports whether a dependency was found to be away within comingBack.
+func (p *probes) lately(dependency string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ever := p.gone[dependency]
+	return ever && time.Since(at) < comingBack
 }
 
 func (a *answer) done() bool {

@@ -58,3 +58,28 @@ func TestManyFaultsShareAnAnswer(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 }
+
+func TestADependencyThatWasAwayIsComingBackForAWhile(t *testing.T) {
+	var away atomic.Bool
+	p := newProbes(map[string]func(context.Context) error{"s3": func(context.Context) error {
+		if away.Load() {
+			return errors.New("away")
+		}
+		return nil
+	}})
+	if p.away(t.Context(), "s3", time.Now()) != nil || p.lately("s3") {
+		t.Fatal("it was never away")
+	}
+	away.Store(true)
+	if p.away(t.Context(), "s3", time.Now()) == nil || !p.lately("s3") {
+		t.Fatal("it is away")
+	}
+	away.Store(false)
+	if p.away(t.Context(), "s3", time.Now()) != nil || !p.lately("s3") {
+		t.Fatal("it answers, and was away a moment ago")
+	}
+	p.gone["s3"] = time.Now().Add(-comingBack)
+	if p.lately("s3") {
+		t.Fatal("it has been back for long enough")
+	}
+}

@@ -158,10 +158,10 @@ func (r *Runner) settle(ctx context.Context, i *item, result Result, outs []Out)
 }
 
 // await decides about a record whose dependency seems to be away. The fault is believed only while the dependency's
-// own probe fails too: an error that one record alone provokes counts as a try of that record.
+// own probe fails too, or did so lately: an error that one record alone provokes counts as a try of that record.
 func (r *Runner) await(ctx context.Context, i *item, err error, failed time.Time) {
 	dependency := fault.DependencyOf(err)
-	if away := r.probes.away(ctx, dependency, failed); away == nil {
+	if away := r.probes.away(ctx, dependency, failed); away == nil && !r.probes.lately(dependency) {
 		// It answers, yet not to this record: overload, or the record's own doing. Patience tells which.
 		r.retry(ctx, i, err, doubt*r.cfg.Limits.RetryBackoff)
 		return
