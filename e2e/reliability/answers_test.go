@@ -215,7 +215,8 @@ func (c *collection) objects(ctx context.Context) error {
 	return errors.Join(err, reading.Wait())
 }
 
-// timeless is the marker of a submission without the time at which it was made and the digest that follows from it.
+// timeless is the marker of a submission without the time at which it was made and the digest that follows from it, and
+// without where its source lies: that is put in last, by a write which may be lost.
 func timeless(marker []byte) ([]byte, error) {
 	var m struct {
 		Document map[string]any `json:"document"`
@@ -224,6 +225,7 @@ func timeless(marker []byte) ([]byte, error) {
 		return nil, err
 	}
 	delete(m.Document, "submitted_at")
+	delete(m.Document, "source")
 	return json.Marshal(m.Document)
 }
 
