@@ -68,7 +68,7 @@ func (r *Runner) giveUpBriefly(ctx context.Context, i *item, refused error) {
 			i.leave()
 			r.lanes.release(i)
 		default:
-			r.settling.Go(func() { r.settle(ctx, i, Fail(err), nil) })
+			r.settling.Go(func() { r.refused(ctx, i, err) })
 		}
 	})
 }

@@ -3,7 +3,11 @@ package stage_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/stage"
@@ -60,5 +64,50 @@ func TestOutputsOfATopicThatIsMissingWait(t *testing.T) {
 	b.waitCommitted("test", 1)
 	if n := b.ends(schemas.TopicDeadLetters); n != 0 {
 		t.Errorf("%d dead letters", n)
+	}
+}
+
+// A broker that answers and takes no writes, as one without room on its disk, is no fault of the records.
+func TestRecordsWaitForABrokerThatTakesNoWrites(t *testing.T) {
+	b := newBroker(t)
+	b.produce("in", numbers(0, 8)...)
+	const refusals = 40 // far more than a record has tries
+	var refused atomic.Int64
+	b.cluster.ControlKey(int16(kmsg.Produce), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		b.cluster.KeepControl()
+		if refused.Add(1) > refusals {
+			return nil, nil, false
+		}
+		asked := request.(*kmsg.ProduceRequest)
+		answer := asked.ResponseKind().(*kmsg.ProduceResponse)
+		for _, t := range asked.Topics {
+			topic := kmsg.NewProduceResponseTopic()
+			topic.Topic, topic.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				partition := kmsg.NewProduceResponseTopicPartition()
+				partition.Partition, partition.ErrorCode = p.Partition, kerr.UnknownServerError.Code
+				topic.Partitions = append(topic.Partitions, partition)
+			}
+			answer.Topics = append(answer.Topics, topic)
+		}
+		return answer, nil, true
+	})
+	cfg := config(stage.Each(func(_ context.Context, in stage.In) stage.Result {
+		if in.Key == "00003" {
+			return stage.Fail(fault.Permanentf("bad-page", "no"))
+		}
+		return stage.Result{Out: []stage.Out{copyOut(in)}}
+	}))
+	cfg.Probes = map[string]func(context.Context) error{"kafka": func(context.Context) error { return nil }}
+	b.start(cfg)
+	b.waitCommitted("test", 8)
+	if n := refused.Load(); n <= refusals {
+		t.Errorf("only %d writes were tried", n)
+	}
+	if n := b.ends(schemas.TopicDeadLetters); n != 1 {
+		t.Errorf("%d dead letters, want the one of the record that is at fault", n)
+	}
+	if n := b.ends("out"); n != 7 {
+		t.Errorf("%d outputs, want 7", n)
 	}
 }

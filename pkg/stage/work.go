@@ -237,9 +237,26 @@ func (r *Runner) produce(ctx context.Context, i *item, outs []Out, outcome strin
 			r.settling.Go(func() { r.giveUpBriefly(ctx, i, err) })
 		default:
 			// Not from here: this is the client's own goroutine, and a retry may produce again.
-			r.settling.Go(func() { r.settle(ctx, i, Fail(err), nil) })
+			r.settling.Go(func() { r.refused(ctx, i, err) })
 		}
 	})
+}
+
+// refused decides about a record whose outputs Kafka did not take. What is wrong with an output itself is settled as an
+// error of the handler is. Anything else is Kafka's fault, whatever its probe says: a broker without room on its disk, or
+// that forbids this client to write, still answers. The record is handled again until Kafka takes what it causes, for to
+// give it up takes Kafka too.
+func (r *Runner) refused(ctx context.Context, i *item, err error) {
+	if fault.ClassOf(err) == fault.Permanent {
+		r.settle(ctx, i, Fail(err), nil)
+		return
+	}
+	r.meters.fault(ctx, err)
+	if i.waits == 0 {
+		r.log.Warn("Kafka does not take what a record caused: it waits", append(r.itemAttrs(i), "error", err)...)
+	}
+	i.waits++
+	r.later(i, backoff(r.cfg.Limits.RetryBackoff, i.waits, maxWait))
 }
 
 // done marks a record as finished.
