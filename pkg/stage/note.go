@@ -2,6 +2,7 @@ package stage
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -14,6 +15,55 @@ type note struct {
 	width   int   // how many records may have been in the handler at once
 	alone   int64 // offset of the record that was being handled alone; -1 for none
 	deaths  int   // how often the process died of it, as far as anybody knows: this time included
+
+	// also are other records that a process died of while it handled them alone, and that were not survived or settled
+	// since. Suspects are handled in no fixed order: without this, one that goes ahead would wipe out what is known of the
+	// one that kills. Never changed, only replaced: copies of a note share it.
+	also []deaths
+}
+
+// deaths are how often the process died of a record.
+type deaths struct {
+	offset int64
+	times  int
+}
+
+// of is how often the process died of a record.
+func (n note) of(offset int64) int {
+	if n.alone == offset {
+		return n.deaths
+	}
+	for _, d := range n.also {
+		if d.offset == offset {
+			return d.times
+		}
+	}
+	return 0
+}
+
+// enter is n with a record that is about to be handled alone, and of which a death would be the deaths-th.
+func (n note) enter(offset int64, times int) note {
+	also := n.without(func(o int64) bool { return o == offset }).also
+	if n.alone >= 0 && n.alone != offset && len(also) < maxWidth {
+		also = append(slices.Clip(also), deaths{n.alone, n.deaths})
+	}
+	n.alone, n.deaths, n.also = offset, times, also
+	return n
+}
+
+// without is n without what is said of some records.
+func (n note) without(which func(offset int64) bool) note {
+	if n.alone >= 0 && which(n.alone) {
+		n.alone, n.deaths = -1, 0
+	}
+	var left []deaths
+	for _, d := range n.also {
+		if !which(d.offset) {
+			left = append(left, d)
+		}
+	}
+	n.also = left
+	return n
 }
 
 var noNote = note{alone: -1}
@@ -29,6 +79,9 @@ func (n note) String() string {
 	if n.alone >= 0 {
 		s += fmt.Sprintf(" alone=%d deaths=%d", n.alone, n.deaths)
 	}
+	for i, d := range n.also {
+		s += fmt.Sprintf("%s%d:%d", []string{" also=", ","}[min(i, 1)], d.offset, d.times)
+	}
 	return s
 }
 
@@ -42,6 +95,10 @@ func parseNote(metadata string) note {
 	n.running = true
 	for _, f := range fields[2:] {
 		name, value, _ := strings.Cut(f, "=")
+		if name == "also" {
+			n.also = parseDeaths(value)
+			continue
+		}
 		var number int64
 		if _, err := fmt.Sscanf(value, "%d", &number); err != nil || number < 0 {
 			continue
@@ -56,6 +113,18 @@ func parseNote(metadata string) note {
 		}
 	}
 	return n
+}
+
+func parseDeaths(text string) []deaths {
+	var all []deaths
+	for one := range strings.SplitSeq(text, ",") {
+		var d deaths
+		if _, err := fmt.Sscanf(one, "%d:%d", &d.offset, &d.times); err == nil && d.offset >= 0 && d.times > 0 && len(all) < maxWidth {
+			d.times = min(d.times, maxDeaths)
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 const (

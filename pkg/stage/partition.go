@@ -49,7 +49,7 @@ func (p *partition) take(offset int64, epoch int32) (suspect bool) {
 		p.suspects--
 		return true
 	}
-	return offset == p.last.alone
+	return p.last.of(offset) > 0
 }
 
 // finish notes a record as done. What may be committed grows only while the lowest taken record is done: with offset 77
@@ -73,9 +73,7 @@ func (p *partition) finish(offset int64) {
 	if n > 0 {
 		p.taken = append(p.taken[:0], p.taken[n:]...)
 		p.dirty = true
-		if p.note.alone < p.next.Offset { // settled: what is said of it is over
-			p.note.alone, p.note.deaths = -1, 0
-		}
+		p.note = p.note.without(func(offset int64) bool { return offset < p.next.Offset }) // settled: what is said of it is over
 	}
 }
 
@@ -123,7 +121,8 @@ func (p *partition) open(width int) bool {
 	if p.note.running {
 		return false
 	}
-	p.note = note{running: true, width: width, alone: p.last.alone, deaths: p.last.deaths}
+	p.note = p.last
+	p.note.running, p.note.width = true, width
 	return true
 }
 
@@ -140,29 +139,22 @@ func (p *partition) close() (wasOpen bool) {
 func (p *partition) deathsOf(offset int64) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.note.alone == offset {
-		return p.note.deaths
-	}
-	return 0
+	return p.note.of(offset)
 }
 
 // enter says that the record is about to be handled alone, and that a death would be its deaths-th.
 func (p *partition) enter(offset int64, deaths int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.note.alone, p.note.deaths = offset, deaths
+	p.note = p.note.enter(offset, deaths)
 }
 
 // survived says that the record was handled alone and the process lives.
 func (p *partition) survived(offset int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.note.alone == offset {
-		p.note.alone, p.note.deaths = -1, 0
-	}
-	if p.last.alone == offset {
-		p.last.alone = -1
-	}
+	this := func(o int64) bool { return o == offset }
+	p.note, p.last = p.note.without(this), p.last.without(this)
 }
 
 // saw notes the watermark of a fetch.
