@@ -20,6 +20,7 @@ func (e *exception) Error() string { return e.text }
 const (
 	codeSyntaxError          = 62
 	codeUnknownFormat        = 73
+	codeCannotWrite          = 75
 	codeReadonly             = 164
 	codeRequiredPassword     = 194
 	codeNotEnoughSpace       = 243

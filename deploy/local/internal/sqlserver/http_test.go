@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -238,6 +240,26 @@ func TestBodyIsBounded(t *testing.T) {
 		}
 	}
 	want(t, addr, "SELECT count() FROM leafcutter.t", "0\n")
+}
+
+// A body that the disk does not take is no fault of the statement: by the code, the client tries it again.
+func TestBodyThatCannotBeKept(t *testing.T) {
+	dir := t.TempDir()
+	addr, _ := start(t, dir)
+	must(t, addr, "CREATE TABLE leafcutter.t (b String) ENGINE = MergeTree ORDER BY b")
+	folder := filepath.Join(dir, "spool")
+	if err := os.Rename(folder, folder+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	insert := "INSERT INTO leafcutter.t FORMAT TSV\nx\n"
+	if r := write(insert).send(t, addr); r.header.Get("X-ClickHouse-Exception-Code") != "75" {
+		t.Errorf("answers %d %s: %s", r.status, r.header.Get("X-ClickHouse-Exception-Code"), r.body)
+	}
+	if err := os.Rename(folder+"-away", folder); err != nil {
+		t.Fatal(err)
+	}
+	must(t, addr, insert)
+	want(t, addr, "SELECT count() FROM leafcutter.t", "1\n")
 }
 
 type zeros struct{}

@@ -137,7 +137,16 @@ func (s *Server) bodyError(err error) *exception {
 		return s.refuse(codeTooLarge, "REQUEST_TOO_LARGE", "The request's body is larger than %d bytes: send smaller batches", s.cfg.MaxBody)
 	}
 	if errors.Is(err, syscall.ENOSPC) {
-		return s.refuse(codeNotEnoughSpace, "NOT_ENOUGH_SPACE", "Cannot keep the request's body: %v", err)
+		return s.keepError(err)
 	}
 	return s.refuse(codeInvalidCompression, "CANNOT_READ_BODY", "Cannot read the request's body: %v", err)
+}
+
+// keepError words that a body could not be kept. The disk is to blame and not the statement, which the client is told by
+// the code, so that it tries again.
+func (s *Server) keepError(err error) *exception {
+	if errors.Is(err, syscall.ENOSPC) {
+		return s.refuse(codeNotEnoughSpace, "NOT_ENOUGH_SPACE", "Cannot keep the request's body: %v", err)
+	}
+	return s.refuse(codeCannotWrite, "CANNOT_WRITE_TO_FILE_DESCRIPTOR", "Cannot keep the request's body: %v", err)
 }

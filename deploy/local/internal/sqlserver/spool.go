@@ -2,7 +2,6 @@ package sqlserver
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -56,18 +55,18 @@ func dataStart(sql []byte, at int) int {
 func (s *Server) spool(head []byte, rest io.Reader) (name string, err error) {
 	file, err := os.CreateTemp(spoolDir(s.cfg), "insert-*")
 	if err != nil {
-		return "", fmt.Errorf("keeping an insert's data: %w", err)
+		return "", s.keepError(err)
 	}
 	defer func() {
 		if closeErr := file.Close(); err == nil && closeErr != nil {
-			err = fmt.Errorf("keeping an insert's data: %w", closeErr)
+			err = s.keepError(closeErr)
 		}
 		if err != nil {
 			err = errors.Join(err, os.Remove(file.Name()))
 		}
 	}()
 	if _, err := file.Write(head); err != nil {
-		return "", fmt.Errorf("keeping an insert's data: %w", err)
+		return "", s.keepError(err)
 	}
 	if rest == nil {
 		return file.Name(), nil

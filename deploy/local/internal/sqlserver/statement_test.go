@@ -1,9 +1,18 @@
 package sqlserver
 
 import (
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
+
+func TestFullDiskIsSaidAsClickHouseSaysIt(t *testing.T) {
+	s := &Server{}
+	if e := s.keepError(&os.PathError{Op: "write", Path: "insert", Err: syscall.ENOSPC}); e.code != codeNotEnoughSpace || !strings.Contains(e.text, "NOT_ENOUGH_SPACE") {
+		t.Errorf("%d %s", e.code, e.text)
+	}
+}
 
 func TestInspect(t *testing.T) {
 	for sql, want := range map[string]statement{
