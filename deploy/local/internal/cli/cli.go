@@ -1,5 +1,5 @@
 // Package cli is the command line. Commands that run servers (up, service) exist where the servers do; the rest (submit,
-// query, status, init, topics, migrate, doctor) builds and runs anywhere, without cgo.
+// query, status, dlq, init, topics, migrate, doctor) builds and runs anywhere, without cgo.
 package cli
 
 import (
