@@ -94,10 +94,8 @@ func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
 	if partitions == 0 {
 		partitions = 4
 	}
-	prepare := exec.CommandContext(ctx, s.Binary("leafcutter"), "init", "--partitions", strconv.Itoa(partitions))
-	prepare.Env = s.environ("init")
-	if out, err := prepare.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("leafcutter init: %w\n%s", err, out)
+	if _, err := s.Command(ctx, "init", "--partitions", strconv.Itoa(partitions)); err != nil {
+		return nil, err
 	}
 	for _, name := range Stages() {
 		s.Stage[name] = newProcess(name, s.log(name), func() *exec.Cmd {
@@ -115,6 +113,17 @@ func NewStack(ctx context.Context, o StackOptions) (_ *Stack, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// Command runs the command line as an operator of the deployment does, and gives what it said.
+func (s *Stack) Command(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, s.Binary("leafcutter"), args...)
+	cmd.Env = s.environ("leafcutter")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("leafcutter %s: %w\n%s", args[0], err, out)
+	}
+	return string(out), nil
 }
 
 // StartStage starts a stage that does not run.
