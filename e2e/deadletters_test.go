@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/uuid"
@@ -97,6 +99,42 @@ func TestDeadLettersAreReplayedOnceTheReasonIsMended(t *testing.T) {
 	if len(said) != 2 || said[schemas.Completed] == "" || said[schemas.CompletedWithFailures] == "" || said[schemas.Completed] == said[schemas.CompletedWithFailures] {
 		t.Errorf("ends of the run: %v", said)
 	}
+}
+
+// A webhook that its receiver refuses is a dead letter too: it is posted again when that is replayed.
+func TestRefusedWebhooksAreReplayed(t *testing.T) {
+	t.Parallel()
+	p := shared.Get(t)
+	ctx := within(t)
+	var mended atomic.Bool
+	taken := make(chan string, 16)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !mended.Load() {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		taken <- r.Header.Get("webhook-id")
+	}))
+	t.Cleanup(receiver.Close)
+	id := submit(ctx, t, p, corpus.File{Name: "told.pdf", Data: corpus.Report(1, 8)}, client.Options{WebhookURL: receiver.URL})
+	await(ctx, t, p, id, schemas.Completed)
+	l := letterOf(ctx, t, p, id, api.LetterOpen)
+	if l.Stage != "webhooks" || l.Code != "webhook-undelivered" || l.Topic != schemas.TopicDocumentEvents {
+		t.Errorf("%+v", l)
+	}
+	mended.Store(true)
+	dlq(ctx, t, p, 0, "replay", "--document", id)
+	select {
+	case event := <-taken:
+		if all := ends(ctx, t, p)[id]; all[0].ID != event {
+			t.Errorf("event %s is told, and %+v was said", event, all)
+		}
+	case <-ctx.Done():
+		t.Fatal("the receiver was not told")
+	}
+	eventually(ctx, t, "the letter is resolved", func() (bool, error) {
+		return letterOf(ctx, t, p, id, "").State == api.LetterResolved, nil
+	})
 }
 
 // dlq runs leafcutter dlq and gives what it printed.
