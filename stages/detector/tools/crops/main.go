@@ -150,7 +150,9 @@ func cut(ctx context.Context, d *detector.Detector, file string, score float64) 
 }
 
 func sortCrops(c []cropped) {
-	slices.SortFunc(c, func(a, b cropped) int { return cmp.Or(slices.Compare(a.Box[:], b.Box[:]), cmp.Compare(a.SHA256, b.SHA256)) })
+	slices.SortFunc(c, func(a, b cropped) int {
+		return cmp.Or(slices.Compare(a.Box[:], b.Box[:]), cmp.Compare(a.SHA256, b.SHA256))
+	})
 }
 
 func boxes(c []cropped) [][4]int {
