@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -110,6 +111,34 @@ func TestControlsOfAQueuedDocument(t *testing.T) {
 		if response, body := s.do(http.MethodPost, at+path, ""); response.StatusCode != http.StatusGone || s.code(response, body) != "document-deleted" {
 			t.Errorf("POST %s of a deleted document: %d %s", path, response.StatusCode, body)
 		}
+	}
+}
+
+// Who follows a document that is deleted is told to stop, by the end of the stream.
+func TestEventsOfADocumentThatIsDeleted(t *testing.T) {
+	s := serve(t, nil)
+	s.accept(anID)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/v1/documents/"+anID+"/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := s.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	lines := bufio.NewScanner(response.Body)
+	if !lines.Scan() || lines.Text() != "event: progress" {
+		t.Fatalf("the first line is %q", lines.Text())
+	}
+	s.asked.Asked(schemas.Control{DocumentID: anID, Action: schemas.ActionDelete, Sequence: 1})
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "event: end") {
+			t.Error("a deleted document has a final state")
+		}
+	}
+	if err := lines.Err(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"leafcutter/ingest-api/internal/problem"
 	"leafcutter/ingest-api/internal/submission"
 	"leafcutter/ingest-api/internal/upload"
+	"leafcutter/pkg/controls"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/filetype"
 	"leafcutter/pkg/objectstore"
@@ -34,12 +35,17 @@ type servers struct {
 	outs    []stage.Out
 	fail    string // the step that fails
 	err     error
+	during  func(step string) // what happens meanwhile
+	asked   *controls.Set
 }
 
-func newServers() *servers { return &servers{objects: map[string][]byte{}} }
+func newServers() *servers {
+	return &servers{objects: map[string][]byte{}, during: func(string) {}, asked: controls.New(nil)}
+}
 
 func (s *servers) step(name string) error {
 	s.steps = append(s.steps, name)
+	s.during(name)
 	if s.fail == name {
 		return s.err
 	}
@@ -122,7 +128,7 @@ func newBench(t *testing.T) *bench {
 	}
 	s := newServers()
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	desk := submission.NewDesk(s, s, nil, 1<<20, 50*time.Millisecond, func() time.Time {
+	desk := submission.NewDesk(s, s, s.asked, 1<<20, 50*time.Millisecond, func() time.Time {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		now = now.Add(time.Second)
@@ -228,6 +234,36 @@ func TestRepetitionAfterACrashProducesTheSameRecord(t *testing.T) {
 	b.again()
 	if third, err := b.submit("%PDF-1", "k", schemas.DocumentSubmitted{Title: "T", Pages: "-3"}); err != nil || third.DocumentID != first.DocumentID || len(b.steps) != 0 {
 		t.Errorf("acknowledged, and repeated: %v, %v was done", err, b.steps)
+	}
+}
+
+// A deleted document does not come back by its key, and what was stored while it was being deleted does not stay.
+func TestAKeyOfADeletedDocument(t *testing.T) {
+	id := schemas.DocumentIDForKey("", "k")
+	remove := func(b *bench) {
+		b.asked.Asked(schemas.Control{DocumentID: id, Action: schemas.ActionDelete, Sequence: 1})
+		clear(b.objects) // as the eraser does
+	}
+	for _, when := range []string{"before", "source", "record"} {
+		b := newBench(t)
+		if when == "before" {
+			remove(b)
+		}
+		b.during = func(step string) {
+			if step == when {
+				remove(b)
+			}
+		}
+		if _, err := b.submit("%PDF-1", "k", schemas.DocumentSubmitted{}); codeOf(err) != "idempotency-deleted" {
+			t.Errorf("deleted %s: %v", when, err)
+		}
+		if len(b.objects) != 0 || len(b.outs) != 0 && when != "record" {
+			t.Errorf("deleted %s: there are %d objects and %d records", when, len(b.objects), len(b.outs))
+		}
+		b.during = func(string) {}
+		if _, err := b.submit("%PDF-1", "another", schemas.DocumentSubmitted{}); err != nil {
+			t.Errorf("deleted %s: another key: %v", when, err)
+		}
 	}
 }
 
