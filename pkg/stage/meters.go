@@ -41,7 +41,7 @@ func newMeters(r *Runner) (*meters, error) {
 	check(err)
 	m.faults, err = meter.Int64Counter("leafcutter.stage.faults", metric.WithDescription("Faults, by class and code."))
 	check(err)
-	m.halted, err = meter.Int64Counter("leafcutter.stage.halted_partitions", metric.WithDescription("Partitions stopped because their committed offset fell out of retention."))
+	m.halted, err = meter.Int64Counter("leafcutter.stage.halted_partitions", metric.WithDescription("Partitions stopped because their committed offset fell out of retention, or because a batch cannot be decompressed."))
 	check(err)
 	m.work, err = meter.Float64Histogram("leafcutter.stage.work.duration", metric.WithUnit("s"), metric.WithDescription("Time in the handler."))
 	check(err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -288,7 +289,9 @@ func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err erro
 	case isTooLarge:
 		r.refuse(ctx, tooLarge)
 	case isOutOfRange(err):
-		r.halt(ctx, topic, p, err)
+		r.halt(ctx, topic, p, err, "the committed offset has fallen out of retention: records are lost and this partition is stopped; reset the group to the earliest offset, restart, and run leafcutter reconcile")
+	case isUndecodable(err):
+		r.halt(ctx, topic, p, err, "a batch of records is none of the codec that it names, and this partition is stopped before it; set the group's offset behind it, and restart")
 	default:
 		r.log.Warn("reading from Kafka failed; it is tried again", "topic", topic, "partition", p, "error", err)
 		select {
@@ -298,9 +301,16 @@ func (r *Runner) fetchError(ctx context.Context, topic string, p int32, err erro
 	}
 }
 
-// halt stops a partition whose committed offset is no longer there. The client would ask for it again at once, and for
-// ever: it is paused until it is assigned anew.
-func (r *Runner) halt(ctx context.Context, topic string, p int32, err error) {
+// isUndecodable reports whether a batch, whole by its checksum, could not be decompressed: it was written like that, and a
+// broker took it that does not look inside, as Apache Kafka does. The client has no type for this and would fetch it for
+// ever.
+func isUndecodable(err error) bool {
+	return strings.HasPrefix(err.Error(), "unable to decompress batch")
+}
+
+// halt stops a partition whose committed offset is no longer there, or that cannot be read. The client would ask for it
+// again at once, and for ever: it is paused until it is assigned anew.
+func (r *Runner) halt(ctx context.Context, topic string, p int32, err error, said string) {
 	r.client.PauseFetchPartitions(map[string][]int32{topic: {p}})
 	key := topicPartition{topic, p}
 	r.mu.Lock()
@@ -312,8 +322,7 @@ func (r *Runner) halt(ctx context.Context, topic string, p int32, err error) {
 		return
 	}
 	r.meters.halted.Add(ctx, 1)
-	r.log.Error("the committed offset has fallen out of retention: records are lost and this partition is stopped; reset the group to the earliest offset, restart, and run leafcutter reconcile",
-		"topic", topic, "partition", p, "error", err)
+	r.log.Error(said, "topic", topic, "partition", p, "error", err)
 }
 
 // Ready is nil while the stage is a member of its group and none of its partitions is stopped.
