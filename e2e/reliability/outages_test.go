@@ -63,7 +63,7 @@ func TestOutages(t *testing.T) {
 	for _, server := range pipeline.Names()[:3] {
 		all = append(all, outage{server, false}, outage{server, true})
 	}
-	away, warm, deep := 45*time.Second, 40*time.Second, 12
+	away, warm, deep := 45*time.Second, 40*time.Second, 6
 	if !full {
 		random := rand.New(rand.NewPCG(*seed, 3))
 		pick := random.IntN(len(all))

@@ -45,6 +45,9 @@ func TestRealBomb(t *testing.T) {
 			}
 		}
 	}
+	if realservers.Garble(ctx, r.KafkaConfig(), schemas.TopicDocuments, 0) == nil {
+		t.Error("Apache Kafka takes a batch that nobody can decompress: its partition would be stopped")
+	}
 	before := put(1)
 	most := before
 	letters := 0
