@@ -40,14 +40,25 @@ func Explode(ctx context.Context, c kafka.Config, topic string, partition int32,
 	if err := zeros(encoder); err != nil {
 		return 0, fmt.Errorf("compress: %w", err)
 	}
+	raw := batch(bombRecords, attributes, folded.Bytes())
+	return len(raw), produce(ctx, c, topic, partition, raw)
+}
+
+// Garble tries to put a batch onto a partition whose bytes are none of the codec that it names.
+func Garble(ctx context.Context, c kafka.Config, topic string, partition int32) error {
+	return produce(ctx, c, topic, partition, batch(3, 4, []byte("no zstd at all")))
+}
+
+// batch is n records, compressed already, as a batch on the wire.
+func batch(n int32, attributes int16, compressed []byte) []byte {
 	now := time.Now().UnixMilli()
-	batch := kmsg.RecordBatch{PartitionLeaderEpoch: -1, Magic: 2, Attributes: attributes, LastOffsetDelta: bombRecords - 1,
-		FirstTimestamp: now, MaxTimestamp: now, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: bombRecords, Records: folded.Bytes()}
-	raw := batch.AppendTo(nil)
+	whole := kmsg.RecordBatch{PartitionLeaderEpoch: -1, Magic: 2, Attributes: attributes, LastOffsetDelta: n - 1,
+		FirstTimestamp: now, MaxTimestamp: now, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: n, Records: compressed}
+	raw := whole.AppendTo(nil)
 	// The length counts what is behind it, the sum covers what is behind that.
 	binary.BigEndian.PutUint32(raw[8:], uint32(len(raw)-12))
 	binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], crc32.MakeTable(crc32.Castagnoli)))
-	return len(raw), produce(ctx, c, topic, partition, raw)
+	return raw
 }
 
 // zeros writes the records, one after another, so that only what they are compressed to is held.
