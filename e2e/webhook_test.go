@@ -13,8 +13,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"leafcutter/e2e/corpus"
+	"leafcutter/ingest-api/client"
 	"leafcutter/schemas"
 	"leafcutter/schemas/api"
 )
@@ -108,5 +111,45 @@ func TestWebhookIsTold(t *testing.T) {
 	}
 	if len(posts) == 2 && posts[0].header.Get("webhook-id") != posts[1].header.Get("webhook-id") {
 		t.Error("the second try has another id")
+	}
+}
+
+// A receiver that refuses makes a dead letter; once it is mended the letter is replayed, and resolved when it was taken.
+func TestUndeliveredWebhookIsReplayed(t *testing.T) {
+	t.Parallel()
+	p := shared.Get(t)
+	ctx := within(t)
+	var mended atomic.Bool
+	var posts atomic.Int64
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		posts.Add(1)
+		if !mended.Load() {
+			w.WriteHeader(http.StatusGone)
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	id := submit(ctx, t, p, corpus.File{Name: "refused.pdf", Data: corpus.Report(1, 6)}, client.Options{WebhookURL: receiver.URL})
+	await(ctx, t, p, id, schemas.Completed)
+	letter := func(state string) func() (bool, error) {
+		return func() (bool, error) {
+			for l, err := range p.Client.Letters(ctx, client.LetterFilter{DocumentID: id}) {
+				return err == nil && l.State == state && l.Stage == "webhooks" && l.Code == "webhook-undelivered", err
+			}
+			return false, nil
+		}
+	}
+	eventually(ctx, t, "the refused webhook is an open letter", letter("open"))
+	if n := posts.Load(); n != 1 {
+		t.Errorf("%d posts to a receiver that is gone", n)
+	}
+	mended.Store(true)
+	out, code, err := p.CLI(ctx, nil, "dlq", "replay", "--data-dir", p.Data, "--document", id)
+	ok(t, err)
+	if code != 0 {
+		t.Fatalf("leafcutter dlq replay: %d\n%s", code, out)
+	}
+	eventually(ctx, t, "the letter is resolved", letter("resolved"))
+	if n := posts.Load(); n != 2 {
+		t.Errorf("%d posts, want 2", n)
 	}
 }

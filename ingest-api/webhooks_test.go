@@ -249,6 +249,10 @@ func TestWebhooks(t *testing.T) {
 		t.Errorf("the API says of the deliveries %+v", d.Webhooks)
 	}
 
+	if _, page := w.get("/documents/" + again.DocumentID); !strings.Contains(string(page), "<h2>Webhooks</h2>") || !strings.Contains(string(page), h.URL+"/503-then-200") {
+		t.Errorf("the page of the document does not tell of its webhooks:\n%s", page)
+	}
+
 	// Everything is read again from offset 0, by a group that has read nothing: nothing is posted, and no answer changes.
 	// Not even of a document that was deleted, and with it the row that says what was posted.
 	w.delete(forgotten)

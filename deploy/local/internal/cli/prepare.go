@@ -15,6 +15,7 @@ import (
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/objectstore"
+	"leafcutter/pkg/prune"
 	"leafcutter/schemas"
 	migrations "leafcutter/schemas/clickhouse"
 )
@@ -24,6 +25,13 @@ type servers struct {
 	Kafka      kafka.Config
 	Objects    objectstore.Config
 	ClickHouse clickhouse.Config
+}
+
+// everyVariable is what the commands read that work on the servers themselves, init and prune among them: one list for
+// docs/configuration.md.
+type everyVariable struct {
+	Servers servers
+	Keep    prune.Keep
 }
 
 // pages says which topics of models are wanted, and how many partitions.
@@ -50,7 +58,7 @@ func (t *terminal) init() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			var s servers
 			if list {
-				return config.List(t.out, &s)
+				return config.List(t.out, &everyVariable{})
 			}
 			if err := t.load(&s); err != nil {
 				return err
@@ -68,7 +76,7 @@ func (t *terminal) init() *cobra.Command {
 	}
 	wanted.flags(c)
 	c.Flags().DurationVar(&wait, "wait", time.Minute, "how long to wait for servers that are not there yet")
-	c.Flags().BoolVar(&list, "config.list", false, "list every variable that init reads as JSON and exit")
+	c.Flags().BoolVar(&list, "config.list", false, "list every variable that init, reconcile and prune read as JSON and exit")
 	c.Flags().BoolVar(&verify, "config.verify", false, "validate the configuration, print it and exit")
 	return c
 }
