@@ -36,6 +36,7 @@ type facts struct {
 	Rewritten  rewrite.Report    `json:"rewritten"`  // what was changed before
 	Quantized  bool              `json:"quantized"`  // its weights are integers
 	Difference float64           `json:"difference"` // largest |a-b| / (1+|a|) over all outputs
+	Speeds     []speed           `json:"speeds"`     // of one inference, by threads
 	Files      map[string]string `json:"files"`      // sha256 by name
 }
 

@@ -6,10 +6,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
+	"strings"
 
 	"leafcutter/pkg/config"
 	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/manifest"
 	"leafcutter/stages/detector/internal/session"
 )
 
@@ -21,7 +22,9 @@ type Config struct {
 	Library   string `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
 	CacheDir  string `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
 
-	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: one a processor, 4 at most"`
+	Provider string `env:"LEAFCUTTER_INFERENCE_PROVIDER" desc:"ONNX Runtime's execution provider: cpu, cuda or openvino; empty for the one that the model's manifest names. The last two need an ONNX Runtime that was built with them"`
+
+	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was first loaded here"`
 	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
 	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred"`
 
@@ -35,6 +38,9 @@ func (c Config) Validate() error {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if !schemas.IsModelName(c.Model) {
 		fault("LEAFCUTTER_MODEL: %.80q is not a model name (1 to 64 of a-z, 0-9, _ and -)", c.Model)
+	}
+	if c.Provider != "" && !manifest.IsProvider(c.Provider) {
+		fault("LEAFCUTTER_INFERENCE_PROVIDER: %.80q is none of %s", c.Provider, strings.Join(manifest.Providers(), ", "))
 	}
 	if c.Threads < 0 || c.Threads > 1024 {
 		fault("LEAFCUTTER_INFERENCE_THREADS: %d is outside 0 to 1024", c.Threads)
@@ -58,9 +64,6 @@ func (c Config) Validate() error {
 func (c Config) resolve() (Config, error) {
 	if err := c.Validate(); err != nil {
 		return c, err
-	}
-	if c.Threads == 0 {
-		c.Threads = min(runtime.GOMAXPROCS(0), 4) // which knows of a container's limit; more threads hardly help a page
 	}
 	if c.Runs == 0 {
 		c.Runs = 1

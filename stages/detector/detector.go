@@ -43,7 +43,14 @@ var (
 	ErrModelDigest = errors.New("model weights have another digest")
 	// ErrLibrary: ONNX Runtime could not be loaded.
 	ErrLibrary = session.ErrLibrary
+	// ErrProvider: it cannot run the model by the execution provider asked
+	// for. Its code is CodeProvider.
+	ErrProvider = session.ErrProvider
 )
+
+// CodeProvider begins the text of an ErrProvider, for which a service is not
+// ready.
+const CodeProvider = "provider-missing"
 
 // Codes of the errors that Detect gives a page.
 const (

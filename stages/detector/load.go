@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"cmp"
 	"context"
 	_ "embed" // the page on which graphs are compared
 	"errors"
@@ -81,12 +82,21 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 	if source != l.manifest.SHA256 {
 		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, weights, source, l.manifest.SHA256)
 	}
+	if l.provider() != manifest.CPU {
+		// A prepared graph is in the order of this processor's kernels.
+		s, _, err := l.try(ctx, weights, nil, max(1, l.config.Threads))
+		if err == nil {
+			l.log.Info("model loaded", slog.String("graph", weights), slog.String("provider", l.provider()))
+		}
+		return s, err
+	}
 	if l.config.CacheDir != "" {
 		dir := preparedDir(l.config.CacheDir, source)
 		if f, ok := trusted(dir, source); ok {
-			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f)
+			threads := l.threads(f)
+			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads)
 			if err == nil {
-				l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", l.config.Threads))
+				l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", threads))
 				return s, nil
 			}
 			if ctx.Err() != nil {
@@ -108,12 +118,13 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 	if ctx.Err() != nil {
 		return nil, why
 	}
-	s, _, err := l.try(ctx, l.weights(), nil)
+	threads := l.threads(facts{})
+	s, _, err := l.try(ctx, l.weights(), nil, threads)
 	if err != nil {
 		return nil, err // the model itself is at fault, or what it needs
 	}
 	l.log.Warn("model not prepared, it runs as shipped", slog.Any("error", why))
-	l.log.Info("model loaded", slog.String("graph", l.weights()), slog.Int("threads", l.config.Threads))
+	l.log.Info("model loaded", slog.String("graph", l.weights()), slog.Int("threads", threads))
 	return s, nil
 }
 
@@ -139,7 +150,8 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 	if !ok {
 		return nil, errors.New("the prepared model is damaged")
 	}
-	s, _, err := l.try(ctx, filepath.Join(staged, preparedGraph), &f)
+	threads := l.threads(f)
+	s, _, err := l.try(ctx, filepath.Join(staged, preparedGraph), &f, threads)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +161,7 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 		}
 	}
 	l.log.Info("model prepared", slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
-	l.log.Info("model loaded", slog.String("graph", kept), slog.Int("threads", l.config.Threads))
+	l.log.Info("model loaded", slog.String("graph", kept), slog.Int("threads", threads))
 	return s, nil
 }
 
@@ -173,17 +185,23 @@ func (l *loader) stage() (staged, kept string, err error) {
 	return staged, "", nil
 }
 
+// provider is the execution provider.
+func (l *loader) provider() string { return cmp.Or(l.config.Provider, l.manifest.Provider) }
+
 // try opens a graph and runs it on the sample page. It returns the outputs.
 // prepared is what is known of a prepared graph, nil for one as shipped.
-func (l *loader) try(ctx context.Context, graph string, prepared *facts) (*session.Session, []family.Tensor, error) {
+func (l *loader) try(ctx context.Context, graph string, prepared *facts, threads int) (*session.Session, []family.Tensor, error) {
 	inputs := []string{l.manifest.Input.Name}
 	for _, e := range l.family.Extra() {
 		inputs = append(inputs, e.Name)
 	}
 	s, err := l.library.Open(session.Config{
 		Model: graph, Prepared: prepared != nil, Quantized: prepared != nil && prepared.Quantized,
-		Inputs: inputs, Outputs: l.family.Outputs(), Varies: l.manifest.Input.Varies(), Threads: l.config.Threads,
+		Inputs: inputs, Outputs: l.family.Outputs(), Varies: l.manifest.Input.Varies(), Threads: threads, Provider: l.provider(),
 	})
+	if errors.Is(err, ErrProvider) {
+		return nil, nil, fmt.Errorf("%s: %w: set LEAFCUTTER_ONNXRUNTIME_LIB to an ONNX Runtime built with it, or LEAFCUTTER_INFERENCE_PROVIDER to cpu", CodeProvider, err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
 	}

@@ -87,7 +87,7 @@ func (l *loader) fillInChild(ctx context.Context, dir string) error {
 // fill makes a prepared model and its facts in an empty folder, and says so only
 // if it computes what the model as shipped does. One session is open at a time.
 func (l *loader) fill(ctx context.Context, dir string) error {
-	shipped, want, err := l.try(ctx, l.weights(), nil)
+	shipped, want, err := l.try(ctx, l.weights(), nil, 1)
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	if err := os.Remove(rewritten); err != nil {
 		return fmt.Errorf("prepare model: %w", err)
 	}
-	prepared, got, err := l.try(ctx, graph, &f)
+	prepared, got, err := l.try(ctx, graph, &f, 1)
 	if err != nil {
 		return err
 	}
@@ -115,6 +115,11 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	}
 	if f.Difference = difference(want, got); !(f.Difference <= tolerance) {
 		return fmt.Errorf("outputs of the prepared model differ by %g, at most %g allowed", f.Difference, tolerance)
+	}
+	if l.config.Threads == 0 {
+		if f.Speeds, err = l.speeds(ctx, graph, f); err != nil {
+			return err
+		}
 	}
 	return f.write(dir)
 }

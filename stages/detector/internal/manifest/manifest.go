@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // File is a manifest's name in a model's folder.
@@ -47,7 +48,8 @@ type Manifest struct {
 	// Options belong to the family, which reads them strictly.
 	Options json.RawMessage `json:"options,omitempty"`
 
-	// Provider is the execution provider: "cpu".
+	// Provider is the execution provider that runs the model where nobody
+	// says otherwise, one of Providers.
 	Provider string `json:"provider,omitempty"`
 }
 
@@ -70,6 +72,19 @@ type Input struct {
 	Mean [3]float64 `json:"mean"`
 	Std  [3]float64 `json:"std"`
 }
+
+// Execution providers: what of ONNX Runtime computes.
+const (
+	CPU      = "cpu"
+	CUDA     = "cuda"     // an NVIDIA GPU
+	OpenVINO = "openvino" // Intel's processors and GPUs
+)
+
+// Providers are all of them.
+func Providers() []string { return []string{CPU, CUDA, OpenVINO} }
+
+// IsProvider says whether there is one of this name.
+func IsProvider(name string) bool { return slices.Contains(Providers(), name) }
 
 // How a page is resized.
 const (
@@ -140,7 +155,7 @@ func Parse(b []byte) (Manifest, error) {
 		return Manifest{}, fmt.Errorf("%w: something follows the object", ErrInvalid)
 	}
 	if m.Provider == "" {
-		m.Provider = "cpu"
+		m.Provider = CPU
 	}
 	if err := m.Validate(); err != nil {
 		return Manifest{}, fmt.Errorf("%w:\n%w", ErrInvalid, err)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"leafcutter/schemas"
 )
@@ -41,8 +42,8 @@ func (m Manifest) Validate() error {
 	if m.Family == "" {
 		fault("family: missing")
 	}
-	if m.Provider != "cpu" {
-		fault("provider: %q, must be cpu", m.Provider)
+	if !IsProvider(m.Provider) {
+		fault("provider: %q, must be one of %s", m.Provider, strings.Join(Providers(), ", "))
 	}
 	faults = append(faults, m.Input.validate()...)
 	faults = append(faults, m.validateClasses()...)

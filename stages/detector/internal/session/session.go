@@ -30,6 +30,9 @@ type Config struct {
 	Varies bool
 	// Threads is how many threads one run uses.
 	Threads int
+	// Provider is who computes: one of package manifest's, or "" for the
+	// processor.
+	Provider string
 }
 
 // Session is a loaded model. Run may be called concurrently, each call with a
@@ -94,6 +97,9 @@ func options(c Config, level ort.GraphOptimizationLevel) (*ort.SessionOptions, e
 		if err := set(); err != nil {
 			return nil, errors.Join(fmt.Errorf("session options: %w", err), o.Destroy())
 		}
+	}
+	if err := provide(o, c.Provider); err != nil {
+		return nil, errors.Join(err, o.Destroy())
 	}
 	return o, nil
 }
