@@ -59,7 +59,7 @@ func (e RunEnded) EventID() string {
 	return nameUUID("event", e.RunID, string(e.State), strconv.Itoa(e.PagesDone), strconv.Itoa(e.PagesFailed))
 }
 
-// Control is a value of the compacted topic controls: what was asked of a document.
+// Control is a value of the compacted topic controls: what was asked of a document. Its key is Key.
 type Control struct {
 	DocumentID string    `json:"document_id"`
 	Action     string    `json:"action" jsonschema:"cancel, resume or delete"`
@@ -73,6 +73,18 @@ const (
 	ActionResume = "resume"
 	ActionDelete = "delete"
 )
+
+// deleteKey ends the key of a delete, which has one of its own: compaction keeps the last record of a key, and nothing that
+// is asked of a document later may take its delete away.
+const deleteKey = "/" + ActionDelete
+
+// Key is the record's key on the topic controls: the document, and its own for a delete.
+func (c Control) Key() string {
+	if c.Action == ActionDelete {
+		return c.DocumentID + deleteKey
+	}
+	return c.DocumentID
+}
 
 // Schema names the type and version of the record.
 func (Control) Schema() string { return "Control.v1" }

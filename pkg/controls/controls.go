@@ -110,7 +110,8 @@ func (s *Set) CaughtUp() {
 }
 
 // Apply takes one record of the topic. A nil value takes back what was asked, but for a delete. A record that cannot be
-// read, or is not its key's, is passed over: compaction keeps a control by its key alone.
+// read, or is not its key's, is passed over: compaction keeps a control by its key alone. A delete is taken under the
+// document's plain key as well.
 func (s *Set) Apply(key string, value []byte) {
 	if value == nil {
 		s.mu.Lock()
@@ -123,7 +124,7 @@ func (s *Set) Apply(key string, value []byte) {
 	c, err := schemas.Unmarshal[schemas.Control](value)
 	switch {
 	case err != nil:
-	case c.DocumentID != key || !schemas.IsUUID(key):
+	case key != c.DocumentID && key != c.Key() || !schemas.IsUUID(c.DocumentID):
 		err = fmt.Errorf("it is of the document %.80q", c.DocumentID)
 	default:
 		c.Action, err = known(c.Action)
@@ -132,7 +133,6 @@ func (s *Set) Apply(key string, value []byte) {
 		s.log.Warn("a control cannot be read", slog.String("key", fmt.Sprintf("%.80s", key)), slog.Any("error", err))
 		return
 	}
-	c.DocumentID = key
 	s.Asked(c)
 }
 

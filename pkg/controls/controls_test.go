@@ -302,3 +302,24 @@ func TestAStopBeforeTheStartIsClean(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Compaction keeps the last record of a key: what is asked after a delete, by one who had not read of it, has another.
+func TestADeleteOutlivesCompaction(t *testing.T) {
+	deletion, cancel := control(one, schemas.ActionDelete, 5), control(one, schemas.ActionCancel, 6)
+	kept := map[string]schemas.Control{}
+	for _, c := range []schemas.Control{deletion, cancel} {
+		kept[c.Key()] = c
+	}
+	s := controls.New(nil)
+	for key, c := range kept {
+		value, err := schemas.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Apply(key, value)
+	}
+	s.Apply(deletion.Key(), nil)
+	if got, deleted := s.Deleted(one); !deleted || got.Sequence != 5 {
+		t.Errorf("after compaction %+v, %v", got, deleted)
+	}
+}
