@@ -146,6 +146,7 @@ func (s *Splitter) split(ctx context.Context, r schemas.PageRange, last bool) ([
 	var rangeErr error
 	for i, number := range r.Pages {
 		if uploading.Err() != nil {
+			rangeErr = context.Cause(ctx) // nil where an upload has failed, which is told below
 			break
 		}
 		rendered, there, err := s.existing(ctx, r, i)
