@@ -147,5 +147,6 @@ type Controlled struct {
 	Sequence   int64         `json:"sequence,omitempty" doc:"of what was asked for: the highest of a document holds; absent where there was nothing to do"`
 	State      schemas.State `json:"state,omitempty" doc:"of the document when it was asked for; absent for a document that is deleted"`
 	Pages      int           `json:"pages" doc:"asked for again, by a resume"`
+	NotResumed []string      `json:"not_resumed,omitempty" doc:"runs that a resume left cancelled, each with the reason: its pages cannot be asked for again"`
 	Links      Links         `json:"links"`
 }

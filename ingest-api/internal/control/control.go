@@ -92,53 +92,60 @@ func (k *Desk) Resume(ctx context.Context, documentID string) (api.Controlled, e
 		return api.Controlled{}, err
 	}
 	done := answer(d, schemas.ActionResume, control.Sequence)
-	outs, pages, err := k.missing(ctx, d, control)
-	done.Pages = pages
-	if err == nil {
-		err = k.produce(ctx, outs)
+	m, err := k.missing(ctx, d, control)
+	if err != nil {
+		return done, err
 	}
-	return done, err
+	done.Pages, done.NotResumed = m.pages, m.left
+	// The missing pages first, and only once Kafka has them that the run goes on: a resume that breaks off between the two
+	// leaves the run cancelled, and the next one asks for all of it again. A client that hangs up breaks nothing off.
+	steady := context.WithoutCancel(ctx)
+	if err := k.produce(steady, m.again); err != nil {
+		return done, err
+	}
+	return done, k.produce(steady, m.resumed)
 }
 
-// missing is what a resume asks for: the missing pages of each run first, then that the run goes on. So a resume that
-// breaks off between the two leaves the run cancelled, and the next one asks for all of it again.
-func (k *Desk) missing(ctx context.Context, d *api.Document, control schemas.Control) (outs []stage.Out, pages int, err error) {
+// missing is what a resume has to say.
+type missing struct {
+	again   []stage.Out // what asks for pages, and how many
+	pages   int
+	resumed []stage.Out // that the runs of these pages go on
+	left    []string    // runs whose pages cannot be asked for, and why
+}
+
+// missing looks for what a document's runs lack.
+func (k *Desk) missing(ctx context.Context, d *api.Document, control schemas.Control) (m missing, err error) {
 	bounded, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
-	var resumed []stage.Out
-	unplanned := true // no run is known whose pages could be asked for
 	filter := reconcile.Filter{Documents: []string{d.DocumentID},
 		States: []schemas.State{schemas.Cancelled, schemas.Queued, schemas.Running, schemas.WaitingForModel}}
 	err = reconcile.Runs(bounded, k.DB, filter, func(run reconcile.Run) error {
+		if run.Why != nil {
+			k.Logger.WarnContext(ctx, "the pages of a run cannot be asked for again", slog.String("run", run.RunID), slog.Any("error", run.Why))
+			m.left = append(m.left, run.RunID+": "+run.Why.Error())
+			return nil
+		}
 		goes, err := stage.Emit(schemas.TopicResults, d.DocumentID, schemas.RunResumed{
 			DocumentID: d.DocumentID, RunID: run.RunID, SubmittedAt: run.SubmittedAt, Sequence: control.Sequence, ResumedAt: control.At,
 		})
 		if err != nil {
 			return err
 		}
-		resumed = append(resumed, goes)
-		if run.Why != nil {
-			k.Logger.WarnContext(ctx, "the pages of a run cannot be asked for again", slog.String("run", run.RunID), slog.Any("error", run.Why))
-			return nil
-		}
-		unplanned = false
 		ranges, err := reconcile.Records(run.Ranges, control.Sequence)
-		outs, pages = append(outs, ranges...), pages+run.Missing()
+		m.resumed, m.again, m.pages = append(m.resumed, goes), append(m.again, ranges...), m.pages+run.Missing()
 		return err
 	})
 	switch {
 	case err != nil && bounded.Err() != nil && ctx.Err() == nil:
-		return nil, 0, problem.Because(err, problem.DatabaseUnavailable, "Looking for the missing pages took longer than %s", k.Timeout)
+		return missing{}, problem.Because(err, problem.DatabaseUnavailable, "Looking for the missing pages took longer than %s", k.Timeout)
 	case err != nil:
-		return nil, 0, problem.From(err, "Looking for the missing pages")
-	case unplanned && len(d.Runs) == len(resumed):
-		again, err := k.again(ctx, d.DocumentID)
-		if err != nil {
-			return nil, 0, err
-		}
-		outs = append(outs, again...)
+		return missing{}, problem.From(err, "Looking for the missing pages")
+	case len(m.resumed) == 0 && len(d.Runs) == len(m.left):
+		// The planner says of the runs that it makes of this that they go on.
+		m.again, err = k.again(ctx, d.DocumentID)
 	}
-	return append(outs, resumed...), pages, nil
+	return m, err
 }
 
 // again submits a document that is not planned as far as SQL knows. It may have been planned while it was cancelled, and
@@ -191,8 +198,11 @@ func (k *Desk) ready() error {
 
 // ask makes a control durable.
 func (k *Desk) ask(ctx context.Context, documentID, action string) (schemas.Control, error) {
+	if _, deleted := k.Asked.Deleted(documentID); deleted { // while other things were looked for
+		return schemas.Control{}, problem.New(problem.DocumentDeleted, "The document has been deleted")
+	}
 	control := k.Asked.Next(documentID, action, k.Now())
-	out, err := stage.Emit(schemas.TopicControls, documentID, control)
+	out, err := stage.Emit(schemas.TopicControls, control.Key(), control)
 	if err != nil {
 		return schemas.Control{}, fmt.Errorf("make the record: %w", err)
 	}

@@ -3,7 +3,8 @@
 // book has more objects than anybody waits for.
 //
 // It is at it again where the process dies half-way, and finds less to do. Stages that were at work on the document when
-// it was deleted look at controls once more after they have stored something, and delete that themselves.
+// it was deleted look at controls once more after they have stored something, and delete that themselves. One that died
+// before it had looked, or had not read of the deletion yet, leaves something behind: so a second pass comes later.
 package eraser
 
 import (
@@ -16,8 +17,15 @@ import (
 	"leafcutter/schemas"
 )
 
-// Name is the stage's, and of its consumer group.
-const Name = "eraser"
+// Names of the two passes, and of their consumer groups.
+const (
+	Name     = "eraser"
+	LateName = "eraser-late"
+)
+
+// late is how long after a deletion the second pass comes: by then, what was in work when it was asked for is done, or
+// named by the watchdogs.
+const late = 5 * time.Minute
 
 // Store is what is used of the object store; *objectstore.Store is one.
 type Store interface {
@@ -29,12 +37,23 @@ type Store interface {
 // of objects.
 const watchdog = 15 * time.Minute
 
-// Stage is the eraser as a stage: the caller adds probes, logger and providers.
-func Stage(store Store, grace time.Duration, log *slog.Logger) stage.Config {
+// Stages are the two passes of the eraser: the caller adds probes, logger and providers.
+func Stages(store Store, grace time.Duration, log *slog.Logger) []stage.Config {
+	again := pass(LateName, store, grace, log)
+	again.Hold = func(in stage.In) time.Duration {
+		if _, deletes := deletion(in); !deletes {
+			return 0
+		}
+		return time.Until(in.Timestamp.Add(late))
+	}
+	return []stage.Config{pass(Name, store, grace, log), again}
+}
+
+func pass(name string, store Store, grace time.Duration, log *slog.Logger) stage.Config {
 	return stage.Config{
-		Name: Name, Group: Name, Topics: []string{schemas.TopicControls},
+		Name: name, Group: name, Topics: []string{schemas.TopicControls},
 		Handler: stage.Each(func(ctx context.Context, in stage.In) stage.Result { return erase(ctx, in, store, log) }),
-		About:   func(in stage.In) stage.About { return stage.About{DocumentID: in.Key} },
+		About:   about,
 		// Documents are deleted one by one, so that deleting a thousand leaves the store time for other work.
 		Limits: stage.Limits{
 			Workers: 1, BatchSize: 1, MaxInFlight: 64, MaxBytes: 1 << 20, MaxAttempts: 5, RetryBackoff: time.Second,
@@ -43,10 +62,24 @@ func Stage(store Store, grace time.Duration, log *slog.Logger) stage.Config {
 	}
 }
 
-// erase handles one control. Other actions, and what compaction or a foreign hand left on the topic, are passed over.
-func erase(ctx context.Context, in stage.In, store Store, log *slog.Logger) stage.Result {
+func about(in stage.In) stage.About {
+	control, _ := schemas.Unmarshal[schemas.Control](in.Value)
+	return stage.About{DocumentID: control.DocumentID}
+}
+
+// deletion reads a control that asks for a deletion. Other actions, and what compaction or a foreign hand left on the
+// topic, are none.
+func deletion(in stage.In) (control schemas.Control, deletes bool) {
 	control, err := schemas.Unmarshal[schemas.Control](in.Value)
-	if err != nil || control.Action != schemas.ActionDelete || control.DocumentID != in.Key || !schemas.IsUUID(in.Key) {
+	deletes = err == nil && control.Action == schemas.ActionDelete && schemas.IsUUID(control.DocumentID) &&
+		(in.Key == control.Key() || in.Key == control.DocumentID)
+	return control, deletes
+}
+
+// erase handles one control.
+func erase(ctx context.Context, in stage.In, store Store, log *slog.Logger) stage.Result {
+	control, deletes := deletion(in)
+	if !deletes {
 		return stage.Result{}
 	}
 	began := time.Now()
