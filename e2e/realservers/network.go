@@ -2,7 +2,6 @@ package realservers
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,9 +23,10 @@ type Network struct {
 
 // way is a relay, which stages connect to, and behind it a toxiproxy, which leads to the server.
 type way struct {
-	address string
-	relay   *relay
-	proxy   *toxiproxy.Proxy
+	address  string
+	upstream string
+	relay    *relay
+	proxy    *toxiproxy.Proxy
 }
 
 // NewNetwork makes one without ways.
@@ -52,16 +52,25 @@ func (n *Network) Lead(name, upstream string) error {
 	if err != nil {
 		return err
 	}
-	ports, err := Ports(1)
-	if err != nil {
+	w.upstream = strings.TrimPrefix(upstream, "http://")
+	if w.proxy, err = n.sound(name, w.upstream); err != nil {
 		return err
-	}
-	w.proxy = toxiproxy.NewProxy(n.server, name, local(ports[0]), strings.TrimPrefix(upstream, "http://"))
-	if err := w.proxy.Start(); err != nil {
-		return fmt.Errorf("start the proxy %s: %w", name, err)
 	}
 	w.relay, err = newRelay(w.address, w.proxy.Listen)
 	return err
+}
+
+// sound is a proxy without a fault.
+func (n *Network) sound(name, upstream string) (*toxiproxy.Proxy, error) {
+	ports, err := Ports(1)
+	if err != nil {
+		return nil, err
+	}
+	proxy := toxiproxy.NewProxy(n.server, name, local(ports[0]), upstream)
+	if err := proxy.Start(); err != nil {
+		return nil, fmt.Errorf("start the proxy %s: %w", name, err)
+	}
+	return proxy, nil
 }
 
 func (n *Network) way(name string) (*way, error) {
@@ -98,13 +107,19 @@ func (n *Network) Poison(name, kind string, attributes map[string]int) error {
 	return nil
 }
 
-// Heal takes all faults off a way.
-func (n *Network) Heal(ctx context.Context, name string) error {
+// Heal takes all faults off a way. The connections that had them are closed: to take a bandwidth off one that is full may
+// hang for ever.
+func (n *Network) Heal(name string) error {
 	w, err := n.way(name)
 	if err != nil {
 		return err
 	}
-	w.proxy.Toxics.ResetToxics(ctx)
+	faulty := w.proxy
+	if w.proxy, err = n.sound(name, w.upstream); err != nil {
+		return err
+	}
+	w.relay.lead(w.proxy.Listen)
+	faulty.Stop()
 	return nil
 }
 

@@ -12,12 +12,12 @@ import (
 // relay passes connections on to a server, until it is told to forget them: from then on what comes in by those that are
 // open goes nowhere and neither end hears of it, as behind a router that has lost its table. New ones are passed on.
 type relay struct {
-	upstream string
 	listener net.Listener
 	done     sync.WaitGroup
 
-	mu    sync.Mutex
-	pairs map[*pair]struct{}
+	mu       sync.Mutex
+	upstream string
+	pairs    map[*pair]struct{}
 }
 
 // pair is one connection: the client's end and the server's.
@@ -43,7 +43,10 @@ func (r *relay) accept() {
 		if err != nil {
 			return // closed
 		}
-		server, err := net.Dial("tcp", r.upstream)
+		r.mu.Lock()
+		upstream := r.upstream
+		r.mu.Unlock()
+		server, err := net.Dial("tcp", upstream)
 		if err != nil {
 			_ = client.Close() // it is told that way that nobody is there
 			continue
@@ -86,6 +89,13 @@ func (s swallow) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	return s.end.Write(b)
+}
+
+// lead has new connections passed on to another address.
+func (r *relay) lead(upstream string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.upstream = upstream
 }
 
 // forget forgets the connections that are open now, and says how many.
