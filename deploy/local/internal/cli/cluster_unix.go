@@ -20,10 +20,10 @@ func (t *terminal) clusterEnviron(data string) ([]string, error) {
 				return t.environ, nil
 			}
 		}
-		var err error
-		if data, err = up.DefaultData(t.getenv); err != nil {
-			return t.environ, nil // no home, so nothing runs below it
-		}
+		usual, err := up.DefaultData(t.getenv)
+		if err == nil {
+			data = usual
+		} // else there is no home, and nothing runs below it
 	}
 	s, err := up.ReadState(data)
 	switch {
