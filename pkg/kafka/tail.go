@@ -32,7 +32,10 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 	}
 	said, empty := false, 0
 	for {
-		if !said && (len(ends) == 0 || empty == emptyPolls) {
+		if !said && empty >= emptyPolls && !answers(ctx, client, name) {
+			empty = 0 // it is not the topic that is silent
+		}
+		if !said && (len(ends) == 0 || empty >= emptyPolls) {
 			said = true
 			caughtUp()
 		}
@@ -70,8 +73,16 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 	}
 }
 
+// answers tells whether the brokers of a topic answer now.
+func answers(ctx context.Context, client *kgo.Client, topic string) bool {
+	ctx, cancel := context.WithTimeout(ctx, emptyPoll)
+	defer cancel()
+	_, err := endOffsets(ctx, client, topic)
+	return err == nil
+}
+
 // Compaction may have removed the very last offsets, so that the end is never seen: a topic that brings nothing this
-// often in a row, this long each, has nothing more.
+// often in a row, this long each, while its brokers answer, has nothing more.
 const (
 	emptyPolls = 3
 	emptyPoll  = 2 * time.Second
