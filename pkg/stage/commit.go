@@ -43,7 +43,10 @@ func (r *Runner) assigned(ctx context.Context, client *kgo.Client, got map[strin
 // work commits nothing. Lost partitions are another's already: nothing of them is committed.
 func (r *Runner) revoked(ctx context.Context, gone map[string][]int32, commit bool) {
 	if commit {
-		if err := r.giveBack(ctx, gone); err != nil {
+		within, cancel := context.WithTimeout(ctx, commitTimeout)
+		err := r.giveBack(within, gone)
+		cancel()
+		if err != nil {
 			r.log.Warn("committing before a revoke failed; the next owner does some records again", "error", err)
 		}
 	}

@@ -57,6 +57,7 @@ func (r *Runner) handleAlone(ctx context.Context, i *item) {
 		r.condemn(ctx, i, fault.Permanentf(CodeCrashedConsumer, "the process died %d times while it handled this record alone", deaths))
 		return
 	}
+	i.suspect = false // a retry after an error is as any other's
 	i.part.enter(i.record.Offset, deaths+1)
 	if err := r.commitNotes(ctx, i.part); err != nil {
 		r.log.Warn("that a record is handled alone could not be committed; a death would not count", append(r.itemAttrs(i), "error", err)...)

@@ -54,7 +54,6 @@ func (r *Runner) work(ctx context.Context) {
 				r.drop(ctx, i)
 			case r.hold(i):
 			case i.suspect:
-				i.suspect = false // a retry after an error is as any other's
 				r.handleAlone(ctx, i)
 			default:
 				wanted = append(wanted, i)
