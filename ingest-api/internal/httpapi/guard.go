@@ -55,7 +55,7 @@ func newGuard(c Config, loopback bool) (*guard, error) {
 	return g, nil
 }
 
-// check is the middleware: host, origin, key, rate, in this order.
+// check is the middleware: host, origin, rate, key, in this order, so that keys cannot be guessed faster than the rate.
 func (g *guard) check(c *gin.Context) {
 	if !g.answersTo(c.Request.Host) {
 		refuse(c, problem.New(problem.HostNotAllowed, "The request is for the host %.100q", c.Request.Host))
@@ -69,6 +69,16 @@ func (g *guard) check(c *gin.Context) {
 		return
 	}
 	caller, ok := g.caller(c.Request)
+	by := caller
+	if !ok || by == "" {
+		by = c.ClientIP() // a key that is not known is whatever the caller likes
+	}
+	if wait := g.rates.wait(by, time.Now()); wait > 0 {
+		p := problem.New(problem.RateLimited, "The rate of requests is above the limit")
+		p.RetryAfter = wait
+		refuse(c, p)
+		return
+	}
 	if !ok && !isOpen(c.Request.URL.Path) {
 		if wantsPage(c.Request) {
 			c.Redirect(http.StatusSeeOther, "/login")
@@ -79,16 +89,6 @@ func (g *guard) check(c *gin.Context) {
 		return
 	}
 	c.Set(callerKey, caller)
-	by := caller
-	if by == "" {
-		by = c.ClientIP()
-	}
-	if wait := g.rates.wait(by, time.Now()); wait > 0 {
-		p := problem.New(problem.RateLimited, "The rate of requests is above the limit")
-		p.RetryAfter = wait
-		refuse(c, p)
-		return
-	}
 	c.Next()
 }
 
