@@ -40,6 +40,9 @@ func main() {
 	if detector.IsPrepareChild(os.Args) {
 		os.Exit(detector.PrepareChild(context.Background())) // killed when it is not wanted any more
 	}
+	if detector.IsModelTool(os.Args) {
+		os.Exit(detector.ModelTool(context.Background(), os.Args, os.Stdout, os.Stderr))
+	}
 	os.Exit(program.Main(program.Spec[config]{
 		Name:      detector.Name,
 		Purpose:   "finds boxes on page images",

@@ -69,8 +69,8 @@ type Input struct {
 	Channels string `json:"channels"`         // "rgb" or "bgr"
 	// Mean and Std normalise a channel value v in 0 to 1, in the order of
 	// Channels: (v - mean) / std. Without them the family's own scale is used.
-	Mean [3]float64 `json:"mean"`
-	Std  [3]float64 `json:"std"`
+	Mean [3]float64 `json:"mean,omitzero"`
+	Std  [3]float64 `json:"std,omitzero"`
 }
 
 // Execution providers: what of ONNX Runtime computes.
