@@ -47,7 +47,6 @@ const (
 	progressEvery = 500 * time.Millisecond
 	maxWatchers   = 1024
 	probeEvery    = 5 * time.Second
-	tailAgain     = 2 * time.Second
 )
 
 // Memory of Go that is meant to be enough, and how much garbage may pile up on what lives: a quarter of it. The live heap is
@@ -115,7 +114,11 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	var running sync.WaitGroup
 	defer func() { stop(); running.Wait() }()
 	running.Go(func() { feed.Run(background) })
-	running.Go(func() { follow(background, cfg.Kafka, known, p.Logger) })
+	running.Go(func() {
+		kafka.Follow(background, cfg.Kafka, schemas.TopicModels, known.Apply, known.CaughtUp, func(err error, pause time.Duration) {
+			p.Logger.Debug("models cannot be read yet", slog.Any("error", err), slog.Duration("pause", pause))
+		})
+	})
 	if err := heed(background, &running, p, cfg, asked, store); err != nil {
 		return err
 	}
@@ -168,21 +171,6 @@ func serve(ctx context.Context, api *httpapi.API, cfg Config, p *program.Program
 		return fmt.Errorf("stop serving: %w", err)
 	}
 	return nil
-}
-
-// follow keeps the registry of models up to date, and begins anew where Kafka went away or its topic is not made yet.
-func follow(ctx context.Context, cfg kafka.Config, known *models.Registry, log *slog.Logger) {
-	for ctx.Err() == nil {
-		err := kafka.Tail(ctx, cfg, schemas.TopicModels, known.Apply, known.CaughtUp)
-		if ctx.Err() != nil {
-			return
-		}
-		log.Debug("topic of models cannot be read", slog.Any("error", err))
-		select {
-		case <-ctx.Done():
-		case <-time.After(tailAgain):
-		}
-	}
 }
 
 // staySmall sets the collector for a process whose live heap is small, unless the operator has.

@@ -18,8 +18,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"leafcutter/pkg/kafka"
 	"leafcutter/schemas"
 )
@@ -45,27 +43,12 @@ func New(log *slog.Logger) *Set {
 
 // Follow reads the topic until ctx ends. A broker that is away, or a topic that is still to be made, is waited for.
 func (s *Set) Follow(ctx context.Context, k kafka.Config) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
-	for {
-		err := kafka.Tail(ctx, k, schemas.TopicControls, s.Apply, func() {
-			pause.Reset()
-			s.CaughtUp()
-		})
-		if ctx.Err() != nil {
-			return
-		}
+	kafka.Follow(ctx, k, schemas.TopicControls, s.Apply, s.CaughtUp, func(err error, pause time.Duration) {
 		s.mu.Lock()
 		s.why = fmt.Errorf("the topic of controls cannot be read: %w", err)
 		s.mu.Unlock()
-		wait := pause.NextBackOff()
-		s.log.Warn("controls cannot be read yet", slog.Any("error", err), slog.Duration("pause", wait))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return
-		}
-	}
+		s.log.Warn("controls cannot be read yet", slog.Any("error", err), slog.Duration("pause", pause))
+	})
 }
 
 // While follows the topic for as long as do runs, which begins once the topic was read to its end: a stage that took a

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/kafka"
 	"leafcutter/schemas"
@@ -41,21 +39,9 @@ func NewModels(standard string, logger *slog.Logger) *Models {
 // Follow reads the topic of models until ctx ends. A broker that is away, or a
 // topic that is still to be made, is waited for.
 func (m *Models) Follow(ctx context.Context, k kafka.Config) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 5*time.Second
-	for {
-		err := kafka.Tail(ctx, k, schemas.TopicModels, m.Apply, m.CaughtUp)
-		if ctx.Err() != nil {
-			return
-		}
-		wait := pause.NextBackOff()
-		m.logger.Warn("models cannot be read yet", slog.Any("error", err), slog.Duration("pause", wait))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return
-		}
-	}
+	kafka.Follow(ctx, k, schemas.TopicModels, m.Apply, m.CaughtUp, func(err error, pause time.Duration) {
+		m.logger.Warn("models cannot be read yet", slog.Any("error", err), slog.Duration("pause", pause))
+	})
 }
 
 // Apply takes one record of the topic; a nil value takes the model away.
