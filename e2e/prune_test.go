@@ -28,7 +28,7 @@ func diskUsed(ctx context.Context, t *testing.T, p *pipeline.Pipeline, db *click
 		var rows []struct {
 			N uint64 `ch:"n"`
 		}
-		err := db.Select(ctx, &rows, "SELECT count() AS n FROM system.parts WHERE database = 'leafcutter' AND NOT active")
+		err := db.Select(ctx, &rows, "SELECT count() AS n FROM system.parts WHERE table IN ('documents', 'runs', 'page_results') AND NOT active")
 		return err == nil && rows[0].N == 0, err
 	})
 	size := func(dir string) (sum int64) {
@@ -73,7 +73,7 @@ func cycles(t *testing.T, n int) []diskUse {
 			await(ctx, t, p, id, schemas.Completed)
 		}
 		after := diskUsed(ctx, t, p, db)
-		if after.objects < before.objects+400_000 || after.sql <= before.sql {
+		if after.objects < before.objects+400_000 {
 			t.Fatalf("cycle %d: the work left no trace on the disk: %+v, then %+v", i, before, after)
 		}
 		// Spans come late: what is said of this cycle's work after this prune is the next one's to remove.

@@ -3,7 +3,6 @@ package prune
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -14,10 +13,9 @@ import (
 
 // Pruner is what pruning needs. Its ClickHouse has to be patient: a statement that rewrites a month may take minutes.
 type Pruner struct {
-	Store  *objectstore.Store
-	DB     *clickhouse.DB
-	Logger *slog.Logger
-	Now    func() time.Time
+	Store *objectstore.Store
+	DB    *clickhouse.DB
+	Now   func() time.Time
 }
 
 // Report is what was removed, or with DryRun what would be.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -83,7 +82,7 @@ func (t *terminal) pruneOnce(ctx context.Context, o pruneOptions) (err error) {
 	if keep.Empty() {
 		return usageError{errors.New("nothing is to be removed: give --older-than, or set LEAFCUTTER_KEEP_DOCUMENTS or one of its like")}
 	}
-	pruner, done, err := openPruner(ctx, cfg, t.logger(slog.LevelWarn))
+	pruner, done, err := openPruner(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -98,7 +97,7 @@ func (t *terminal) pruneOnce(ctx context.Context, o pruneOptions) (err error) {
 // patience is how long a statement of pruning may take that says nothing meanwhile: one that rewrites a month.
 const patience = 30 * time.Minute
 
-func openPruner(ctx context.Context, cfg pruneConfig, log *slog.Logger) (*prune.Pruner, func() error, error) {
+func openPruner(ctx context.Context, cfg pruneConfig) (*prune.Pruner, func() error, error) {
 	cfg.ClickHouse.Timeout = max(cfg.ClickHouse.Timeout, patience)
 	store, err := objectstore.Open(ctx, cfg.Objects)
 	if err != nil {
@@ -113,7 +112,7 @@ func openPruner(ctx context.Context, cfg pruneConfig, log *slog.Logger) (*prune.
 		store.Close()
 		return db.Close()
 	}
-	return &prune.Pruner{Store: store, DB: db, Logger: log, Now: time.Now}, done, nil
+	return &prune.Pruner{Store: store, DB: db, Now: time.Now}, done, nil
 }
 
 // pruned prints a report, aligned.

@@ -138,7 +138,7 @@ func (t *terminal) keepPruned(ctx context.Context, s up.State, keep prune.Age) (
 		return func() {}, nil
 	}
 	log := t.logger(slog.LevelWarn)
-	pruner, done, err := openPruner(ctx, cfg, log)
+	pruner, done, err := openPruner(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
