@@ -98,7 +98,7 @@ func produce(ctx context.Context, c kafka.Config, topic string, partition int32,
 	}
 	there := topics[topic]
 	request := kmsg.NewPtrProduceRequest()
-	request.Acks, request.TimeoutMillis = -1, 60_000
+	request.Acks, request.TimeoutMillis = -1, 300_000 // a broker that looks inside unfolds it all
 	whole := kmsg.NewProduceRequestTopic()
 	whole.Topic, whole.TopicID = topic, there.ID
 	part := kmsg.NewProduceRequestTopicPartition()
