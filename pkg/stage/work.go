@@ -52,9 +52,9 @@ func (r *Runner) work(ctx context.Context) {
 				r.condemn(ctx, i, i.refused)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
 				r.drop(ctx, i)
-			case r.hold(i):
-			case i.suspect:
+			case i.suspect: // not held: it is handled, or let go, at once
 				r.handleAlone(ctx, i)
+			case r.hold(i):
 			default:
 				wanted = append(wanted, i)
 			}

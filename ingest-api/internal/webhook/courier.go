@@ -64,8 +64,9 @@ func (c *Courier) Handle(ctx context.Context, in stage.In) stage.Result {
 	if err != nil || e.WebhookURL == "" {
 		return stage.Result{Err: err}
 	}
-	again, err := c.deliver(ctx, in, e)
-	c.turns.leave(placeOf(in), e.ID, receiverOf(e.WebhookURL), again)
+	var again time.Duration
+	defer func() { c.turns.leave(placeOf(in), e.ID, receiverOf(e.WebhookURL), again) }() // whatever becomes of the try
+	again, err = c.deliver(ctx, in, e)
 	return stage.Result{Err: err}
 }
 

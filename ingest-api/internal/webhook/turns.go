@@ -71,8 +71,8 @@ func (t *turns) hold(p place, event, host string) time.Duration {
 		mine = &turn{}
 		t.records[p] = mine
 	}
-	if mine.open {
-		return 0
+	if mine.open { // the record came again while it is being posted: its partition went away and came back
+		return busyPause/2 + rand.N(busyPause)
 	}
 	if wait := mine.at.Sub(t.now()); wait > 0 {
 		return wait
