@@ -7,7 +7,7 @@ The graph is the one that the package's own export writes, float32 and of one si
 size of training. Names of classes come from the checkpoint. The model is run on the page by torch and by ONNX Runtime;
 where they disagree, nothing is written. docs/models.md says what to install.
 """
-import argparse, hashlib, json, os, pathlib, shutil, sys, tempfile
+import argparse, hashlib, json, os, pathlib, shutil, sys, tempfile, zipfile
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("out", type=pathlib.Path, help="folder of models; the model gets a folder in it")
@@ -27,14 +27,17 @@ import cv2, numpy as np, onnxruntime, torch
 
 
 def load():
-    """The checkpoint by whichever package can read it: classes of the one are not in the other."""
-    faults = []
-    for package, name in (("ultralytics", "YOLO"), ("doclayout_yolo", "YOLOv10")):
-        try:
-            return package, getattr(__import__(package), name)(str(a.weights))
-        except (ImportError, AttributeError, ModuleNotFoundError, RuntimeError, KeyError) as e:
-            faults.append(f"  {package}: {e}")
-    sys.exit("\n".join([f"{a.weights} could not be loaded:"] + faults))
+    """The checkpoint by the package that wrote it: where both are installed, either loads it and only one can export it."""
+    package = "ultralytics"
+    if zipfile.is_zipfile(a.weights):
+        with zipfile.ZipFile(a.weights) as z:
+            if any(b"doclayout_yolo" in z.read(n) for n in z.namelist() if n.endswith("data.pkl")):
+                package = "doclayout_yolo"
+    try:
+        module = __import__(package)
+    except ImportError as e:
+        sys.exit(f"{a.weights} was written by the package {package}: {e}")
+    return package, (module.YOLOv10 if package == "doclayout_yolo" else module.YOLO)(str(a.weights))
 
 
 def letterbox(bgr, w, h):
