@@ -4,7 +4,7 @@
 //   - the peer: what a user would write in Python today (bench/peers/layout.py), with 1 thread, 2 threads, 2 processes
 //
 // on the same pages of real PDFs (package documents). It prints one table: times and ratios, time and CPU a page by part,
-// peak memory of each process, latency of one page. Single times say little on a machine that does other work, so rounds
+// peak memory of each process, what a page costs where many are queued, latency of one page. Single times say little on a machine that does other work, so rounds
 // alternate, the minimum of each contender counts, and the load is printed; processor time, which other work disturbs
 // less, stands beside. make bench runs it after make build.
 package main
@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,6 +46,8 @@ type plan struct {
 	rounds        int
 	latencies     int
 	documents     int // the last so many of package documents, which are the smallest; 0 for all
+	queued        []int
+	book          int
 }
 
 func read(args []string) (plan, error) {
@@ -54,12 +57,30 @@ func read(args []string) (plan, error) {
 	flags.BoolVar(&p.record, "record", false, "write the result into docs/benchmarks.md")
 	flags.IntVar(&p.rounds, "rounds", 3, "rounds; the minimum of each contender counts")
 	flags.IntVar(&p.documents, "documents", 0, "the smallest so many of the 13 documents; 0 for all")
+	queued := flags.String("queued", "100,1000", "how many pages are queued at once to see what a page costs then; empty for none")
+	flags.IntVar(&p.book, "book", 1000, "pages of the one document that is compared with documents of 10; 0 for none")
 	if err := flags.Parse(args); err != nil {
 		return p, err
 	}
 	p.latencies = 20
 	if p.quick {
 		p.rounds, p.documents, p.latencies = 1, 2, 3
+	}
+	for n := range strings.SplitSeq(*queued, ",") {
+		if n == "" {
+			continue
+		}
+		pages, err := strconv.Atoi(n)
+		if err != nil || pages < 1 {
+			return p, fmt.Errorf("-queued: %q is not a number of pages", n)
+		}
+		p.queued = append(p.queued, pages)
+	}
+	if p.quick {
+		p.queued, p.book = []int{10, 20}, 20
+	}
+	if p.book < 0 {
+		return p, errors.New("-book must be 0 or more")
 	}
 	if p.rounds < 1 || p.documents < 0 || p.documents > len(documents.Names()) {
 		return p, errors.New("-rounds must be 1 or more, -documents 0 to 13")
@@ -116,6 +137,13 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			m.add(c.name, r)
 			fmt.Fprintf(out, "round %d of %d: %-24s %7.2f s, %6.0f CPU ms a page, load %s\n", round+1, p.rounds, c.name, r.seconds, perPage(r.cpu, r.pages), was)
 		}
+	}
+	shapes := queued(p.queued)
+	if p.book > 0 {
+		shapes = append(shapes, shape{1, p.book})
+	}
+	if m.costs, err = costs(ctx, running, shapes, p.rounds, out); err != nil {
+		return err
 	}
 	if m.parts, err = parts(ctx, running, m.best(whole).ids); err != nil {
 		return err

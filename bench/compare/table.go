@@ -20,6 +20,7 @@ type measurement struct {
 	latencies []latency
 	parts     partTimes
 	memory    []memory
+	costs     []cost // the first is what the others are compared with
 	load      string
 }
 
@@ -87,6 +88,13 @@ func (m *measurement) table() report.Table {
 	add("(d) CPU ms a page: all", "", "%.1f", perPage(r.cpu, r.pages))
 	for _, one := range m.memory {
 		add("(e) peak MB: "+one.name, wantedMemory(one.name), "%.0f", float64(one.peak)/1e6)
+	}
+	for i, c := range m.costs {
+		each, times, wanted := perPage(c.cpu, c.total()), "", ""
+		if i > 0 {
+			times, wanted = fmt.Sprintf(", %.2f times the first", each/perPage(m.costs[0].cpu, m.costs[0].total())), "1.05"
+		}
+		add("(f) "+c.String(), wanted, "%.1f CPU ms a page, %.2f ms%s", each, c.seconds*1e3/float64(c.total()), times)
 	}
 	least, middle := m.latency()
 	add("(g) one page, from upload to row", fmt.Sprintf("inference + 250: %.0f", milliseconds(least.infer)+250), "%.0f ms, of which inference %.0f; half of %d take up to %.0f",

@@ -53,3 +53,21 @@ func TestEveryPageIsSharedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestCostsAreComparedWithTheFirst(t *testing.T) {
+	m := measurement{latencies: []latency{{time.Second, time.Second}}, costs: []cost{
+		{shape{10, 10}, 10, 14 * time.Second}, {shape{100, 10}, 90, 147 * time.Second}, {shape{1, 500}, 50, 77 * time.Second},
+	}}
+	for _, name := range []string{whole, "straight 1 × 1", "peer 1 × 1"} {
+		m.add(name, outcome{seconds: 1, pages: 1})
+	}
+	text := m.table().Text()
+	for _, want := range []string{
+		"(f) 100 pages queued, documents of 10 ", "140.0 CPU ms a page, 100.00 ms  ", "147.0 CPU ms a page, 90.00 ms, 1.05 times the first",
+		"(f) a document of 500 pages ", "154.0 CPU ms a page, 100.00 ms, 1.10 times the first",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in\n%s", want, text)
+		}
+	}
+}
