@@ -18,10 +18,11 @@ const renderer = "renderer"
 
 // kill -9 of any process at random while documents come in without end: every document ends as if nothing had been.
 func TestRandomKills(t *testing.T) {
-	kills := 10
+	kills, depth := 10, 1
 	if full {
-		kills = 210
+		kills, depth = 210, 2
 	}
+	beside(t)
 	items, o := undisturbed(t)
 	p := pipeline.Own(t)
 	ctx := bounded(t, 40*time.Minute)
@@ -29,7 +30,7 @@ func TestRandomKills(t *testing.T) {
 	stop := make(chan struct{})
 	var feeding sync.WaitGroup
 	var fed error
-	feeding.Go(func() { _, fed = l.flow(ctx, stop, 1, 2*len(items), items) })
+	feeding.Go(func() { _, fed = l.flow(ctx, stop, 1, depth*len(items), items) })
 	recovery, counts := killAtRandom(ctx, t, p, kills)
 	close(stop)
 	feeding.Wait()

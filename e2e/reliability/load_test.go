@@ -32,13 +32,19 @@ type load struct {
 
 func newLoad(t testing.TB, p *pipeline.Pipeline) *load {
 	t.Helper()
+	l, err := loadOf(p)
+	ok(t, err)
+	t.Cleanup(l.kafka.Close)
+	return l
+}
+
+func loadOf(p *pipeline.Pipeline) (*load, error) {
 	// A record is sent until it is taken: how often Kafka goes away meanwhile is the matter of the test.
 	k, err := kafka.NewClient(p.KafkaConfig(), kgo.ProducerBatchMaxBytes(9<<20), kgo.RecordRetries(1<<30), kgo.UnknownTopicRetries(-1))
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(k.Close)
-	return &load{p: p, kafka: k, submitted: map[string]ref{}}
+	return &load{p: p, kafka: k, submitted: map[string]ref{}}, nil
 }
 
 // put submits items as the copy given and returns once each is accepted.

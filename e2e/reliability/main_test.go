@@ -26,11 +26,15 @@ var suite struct {
 
 	once   sync.Once
 	items  []item
-	load   *load
+	load   *load // copy 0, undisturbed
 	oracle oracle
 	raw    answers
 	took   time.Duration // from the first submission until all had ended
 	err    error
+
+	build   sync.Once
+	failing string // folder of the build with failpoints
+	broken  error  // of building it
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -41,6 +45,15 @@ func run(m *testing.M) int {
 	fmt.Print(suite.table.String())
 	if *record {
 		if err := suite.table.record(*seed); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+	}
+	if suite.load != nil {
+		suite.load.kafka.Close()
+	}
+	if suite.failing != "" {
+		if err := os.RemoveAll(suite.failing); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = max(code, 1)
 		}
@@ -74,7 +87,10 @@ func learn(t *testing.T, p *pipeline.Pipeline) error {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	l := newLoad(t, p)
+	l, err := loadOf(p)
+	if err != nil {
+		return err
+	}
 	began := time.Now()
 	if err := l.put(ctx, 0, items); err != nil {
 		return err
@@ -92,7 +108,7 @@ func learn(t *testing.T, p *pipeline.Pipeline) error {
 	if err != nil {
 		return err
 	}
-	suite.items, suite.raw, suite.oracle = items, raw[0], newOracle(found[0], items)
+	suite.items, suite.load, suite.raw, suite.oracle = items, l, raw[0], newOracle(found[0], items)
 	done := map[string]int{}
 	for f, says := range found[0] {
 		if f.kind == "page" && !failed(says[0]) {
@@ -109,6 +125,15 @@ func learn(t *testing.T, p *pipeline.Pipeline) error {
 	}
 	t.Logf("undisturbed: %d documents, %d pages, %d facts, %.1f s", len(items), pagesOf(items), len(found[0]), suite.took.Seconds())
 	return nil
+}
+
+// beside lets a test of the seeded twentieth go on beside others: it waits for most of its time. Those of the whole suite
+// have the machine to themselves.
+func beside(t *testing.T) {
+	t.Helper()
+	if !full {
+		t.Parallel()
+	}
 }
 
 // bounded is a context that ends with the test or after limit.
@@ -133,6 +158,9 @@ func judge(ctx context.Context, t *testing.T, l *load, o oracle, r result) {
 	ok(t, err)
 	r.verdict = v
 	suite.table.add(r)
+	if *record { // at once: what comes later may fail
+		ok(t, suite.table.record(*seed))
+	}
 	if !v.sound() {
 		t.Errorf("%s: %s", r.fault, v)
 	}

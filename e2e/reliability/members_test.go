@@ -33,6 +33,7 @@ func TestRecordersComeAndGo(t *testing.T) {
 
 func comeAndGo(t *testing.T, fault string, names []string, changes int, every time.Duration, which func([]item) []item) {
 	t.Helper()
+	beside(t)
 	items, o := undisturbed(t)
 	if which != nil {
 		items = slices.DeleteFunc(which(slices.Clone(items)), func(i item) bool { return i.pages > 3 })
@@ -43,7 +44,7 @@ func comeAndGo(t *testing.T, fault string, names []string, changes int, every ti
 	stop := make(chan struct{})
 	var feeding sync.WaitGroup
 	var fed error
-	feeding.Go(func() { _, fed = l.flow(ctx, stop, 1, 2*len(items), items) })
+	feeding.Go(func() { _, fed = l.flow(ctx, stop, 1, len(items), items) })
 	idle := watchIdleness(ctx, l)
 
 	random := rand.New(rand.NewPCG(*seed, 4))

@@ -45,6 +45,7 @@ func TestSameAnswersAnyWay(t *testing.T) {
 	if !full {
 		variations = variations[3:]
 	}
+	beside(t)
 	items, o := undisturbed(t)
 	// Here nothing is made plain: copy 0 is what the undisturbed run was, identities and all.
 	o.want = suite.raw

@@ -63,11 +63,11 @@ func TestOutages(t *testing.T) {
 	for _, server := range pipeline.Names()[:3] {
 		all = append(all, outage{server, false}, outage{server, true})
 	}
-	away, warm, deep := 45*time.Second, 40*time.Second, 6
+	away, warm, deep := 45*time.Second, time.Minute, 5
 	if !full {
 		random := rand.New(rand.NewPCG(*seed, 3))
 		pick := random.IntN(len(all))
-		all, away, warm, deep = all[pick:pick+1], 5*time.Second, 2*time.Second, 3
+		all, away, warm, deep = all[pick:pick+1], 5*time.Second, 4*time.Second, 2
 	}
 	items, o := undisturbed(t)
 	p := pipeline.Own(t)
@@ -91,8 +91,7 @@ func oneOutage(ctx context.Context, t *testing.T, l *load, o oracle, items []ite
 	var feeding sync.WaitGroup
 	var fed error
 	feeding.Go(func() { next, fed = l.flow(ctx, stop, first+1, deep*len(items), items) })
-	time.Sleep(warm) // the load takes hold
-	before := mostMemory(t, p, max(warm, 2*time.Second))
+	before := mostMemory(t, p, warm) // under load
 	back := one.begin(t, p)
 	during := mostMemory(t, p, away)
 	close(stop)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"leafcutter/e2e/pipeline"
 	"leafcutter/schemas"
 )
 
@@ -17,11 +16,8 @@ import (
 // run is put again with only those fields that its golden record of version 1 has, and with one that nobody knows.
 func TestVersionsSideBySide(t *testing.T) {
 	items, o := undisturbed(t)
-	p := pipeline.Own(t)
+	p, l := suite.calm.Get(t), suite.load
 	ctx := bounded(t, 15*time.Minute)
-	l := newLoad(t, p)
-	ok(t, l.put(ctx, 1, items))
-	ok(t, l.settle(ctx))
 	models := []string{p.Model}
 	rewritten := 0
 	for _, topic := range schemas.Topics(models...) {
@@ -38,7 +34,7 @@ func TestVersionsSideBySide(t *testing.T) {
 			rewritten++
 		}
 	}
-	ok(t, l.put(ctx, 2, items)) // and beside them those of this version
+	ok(t, l.put(ctx, 200, items)) // and beside them those of this version
 	judge(ctx, t, l, o, result{fault: "records of version 1 and of a later one, side by side", times: rewritten})
 }
 
