@@ -15,6 +15,7 @@ type item struct {
 	in       In
 	bulk     bool
 	cost     int           // parts of work that it is
+	charged  int           // what its handing out added to the credit of the plain lane
 	suspect  bool          // a process may have died of it: it is handled alone
 	refused  error         // why it is given up without being handled; nil for all that could be read
 	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
@@ -149,6 +150,9 @@ func (l *lanes) next(ctx context.Context) []*item {
 		}
 		if from != nil {
 			n := min(l.limits.BatchSize-len(batch), len(from.queue))
+			for _, i := range from.queue[:n] {
+				i.charged = 0
+			}
 			if contested {
 				l.charge(from, from.queue[:n])
 			}
@@ -200,10 +204,18 @@ func (l *lanes) choose() (from *lane, contested bool) {
 // charge keeps account of what a lane was given while the other one waited.
 func (l *lanes) charge(to *lane, items []*item) {
 	for _, i := range items {
+		i.charged = -max(1, i.cost)
 		if to == &l.bulk {
-			l.credit += plainShare * max(1, i.cost)
-		} else {
-			l.credit -= max(1, i.cost)
+			i.charged *= -plainShare
 		}
+		l.credit += i.charged
 	}
+}
+
+// refund takes back what was charged for a record on which no work was done.
+func (l *lanes) refund(i *item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.credit -= i.charged
+	i.charged = 0
 }

@@ -112,6 +112,37 @@ func TestBoundsAreByCountAndByBytes(t *testing.T) {
 	}
 }
 
+// Records that are put off take nothing from the other lane, and owe it nothing.
+func TestWhatIsPutOffIsNotCharged(t *testing.T) {
+	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
+	for range 300 {
+		l.admit(queued(false))
+	}
+	held := queued(true)
+	l.admit(held)
+	for putOff := 0; putOff < 50; {
+		if i := l.next(t.Context())[0]; i == held {
+			l.refund(i)
+			putOff++
+			l.refund(l.next(t.Context())[0]) // one record of the other lane, which is dropped
+			l.again(i)
+		}
+	}
+	// Now it is done, and so are others of its lane: one in five, as if nothing had been.
+	for range 100 {
+		l.admit(queued(true))
+	}
+	bulk := 0
+	for range 100 {
+		if l.next(t.Context())[0].bulk {
+			bulk++
+		}
+	}
+	if bulk < 18 || bulk > 22 {
+		t.Errorf("%d of 100 are of the bulk lane", bulk)
+	}
+}
+
 func TestARecordThatWasTriedComesFirst(t *testing.T) {
 	l := newLanes(Limits{BatchSize: 1, MaxInFlight: 1000, MaxBytes: 1 << 20})
 	first, second := queued(false), queued(false)

@@ -74,6 +74,7 @@ func (r *Runner) hold(i *item) bool {
 	}
 	pause := r.cfg.Hold(i.in)
 	if pause > 0 {
+		r.lanes.refund(i)
 		time.AfterFunc(pause, func() { r.lanes.again(i) })
 	}
 	return pause > 0
@@ -211,6 +212,7 @@ func (r *Runner) drop(ctx context.Context, i *item) {
 	if r.cfg.Dropped != nil {
 		outs = r.spans.inject(extract(i.in), r.cfg.Dropped(i.in))
 	}
+	r.lanes.refund(i)
 	r.produce(ctx, i, outs, outcomeCancelled)
 }
 
