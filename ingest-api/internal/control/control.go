@@ -124,7 +124,7 @@ func (k *Desk) missing(ctx context.Context, d *api.Document, control schemas.Con
 		if run.Why != nil {
 			k.Logger.WarnContext(ctx, "the pages of a run cannot be asked for again", slog.String("run", run.RunID), slog.Any("error", run.Why))
 			m.left = append(m.left, run.RunID+": "+run.Why.Error())
-			return nil
+			return nil //nolint:nilerr // the run cannot be resumed, others can
 		}
 		goes, err := stage.Emit(schemas.TopicResults, d.DocumentID, schemas.RunResumed{
 			DocumentID: d.DocumentID, RunID: run.RunID, SubmittedAt: run.SubmittedAt, Sequence: control.Sequence, ResumedAt: control.At,
