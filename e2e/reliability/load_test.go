@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
 	"leafcutter/e2e/pipeline"
 	"leafcutter/ingest-api/client"
 	"leafcutter/pkg/kafka"
