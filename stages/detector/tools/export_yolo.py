@@ -70,7 +70,7 @@ def main():
         if got.ndim != 3 or got.shape[2] != 6 and got.shape[1] != 4 + len(classes):
             sys.exit(f"the output is {list(got.shape)}; a model that finds boxes has [1, {4 + len(classes)}, n] or [1, n, 6]")
         end_to_end = got.shape[2] == 6
-        want = compare(model.model, x, end_to_end)
+        want = compare(model.model, x, got.shape[1] if end_to_end else 0)
         # Rows of an end-to-end model are told apart by scores, and where these tie in any order: the scores must agree.
         pick = (lambda o: np.sort(o[..., 4])) if end_to_end else (lambda o: o)
         worst = float(np.abs(pick(got) - pick(want)).max()) if got.shape == want.shape else float("inf")
@@ -92,12 +92,14 @@ def main():
     print(f"written: {weights}, {weights.stat().st_size / 1e6:.0f} MB, {len(classes)} classes, and {to / 'manifest.json'}")
 
 
-def compare(module, x, end_to_end):
-    """What torch makes of the same input."""
+def compare(module, x, rows):
+    """What torch makes of the same input; rows is how many an end-to-end model puts out, else 0."""
     module = module.float().cpu().eval()
     for m in module.modules():
         if hasattr(m, "export"):
-            m.export, m.format = end_to_end, "onnx"  # the head's last step, choosing boxes, is part of the export alone
+            m.export, m.format = rows > 0, "onnx"  # the head's last step, choosing boxes, is part of the export alone
+        if hasattr(m, "max_det") and rows:
+            m.max_det = rows
     with torch.no_grad():
         y = module(torch.from_numpy(x))
     if isinstance(y, dict):
