@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,9 +63,7 @@ func through(ctx context.Context, t *testing.T, p *pipeline.Pipeline, name strin
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		for {
-			if now, err := memory(p); err == nil {
-				most = max(most, now["page-splitter"])
-			}
+			most = max(most, splitterShare(p))
 			select {
 			case <-stop:
 				return
@@ -75,6 +76,33 @@ func through(ctx context.Context, t *testing.T, p *pipeline.Pipeline, name strin
 	watching.Wait()
 	ok(t, err)
 	return d, most
+}
+
+// splitterShare is the memory of the splitter and its renderers, in bytes: what they share, as the document that each of
+// them maps, once. 0 where it cannot be told now.
+func splitterShare(p *pipeline.Pipeline) (sum int64) {
+	pid, err := p.PID("page-splitter")
+	if err != nil || pid == 0 {
+		return 0
+	}
+	family, err := p.Family(pipeline.Child{Name: "page-splitter", PID: pid})
+	if err != nil {
+		return 0
+	}
+	for _, one := range family {
+		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", one))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		for line := range strings.Lines(string(rollup)) {
+			if value, found := strings.CutPrefix(line, "Pss:"); found {
+				if kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64); err == nil {
+					sum += kib << 10
+				}
+			}
+		}
+	}
+	return sum
 }
 
 func throughAtOnce(ctx context.Context, p *pipeline.Pipeline, name string, data []byte, o client.Options, times int) (d *api.Document, err error) {
