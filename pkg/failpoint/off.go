@@ -2,5 +2,5 @@
 
 package failpoint
 
-// Hit says that the process is at a gap: where is the stage or the edge, gap what has just happened.
-func Hit(where, gap string) {}
+// Hit(where, gap) says that the process is at a gap: where is the stage or the edge, gap what has just happened.
+func Hit(_, _ string) {}
