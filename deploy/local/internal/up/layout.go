@@ -12,7 +12,7 @@ import (
 )
 
 // Format is the version of the data directory's layout. It grows when an older directory can no longer be read.
-const Format = "1"
+const Format = "2"
 
 // Layout says where everything is: the data directory, and what make deps and make build put beside the binary.
 type Layout struct {
