@@ -105,7 +105,7 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 }
 
 // MaxDecompressed bounds a fetched batch after decompression, in bytes: several of the largest records.
-const MaxDecompressed = 64 << 20
+const MaxDecompressed = 32 << 20
 
 func (c Config) tls() (*tls.Config, error) {
 	if !c.TLS && c.TLSCA == "" && c.TLSCert == "" {
