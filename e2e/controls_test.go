@@ -108,7 +108,7 @@ func TestACancelledBookLeavesTheQueues(t *testing.T) {
 	// was asked reads it before its first record.
 	pid := must(p.KillChild("page-splitter"))(t)
 	early := schemas.NewDocumentID(time.Now())
-	control = ask(ctx, t, p, early, schemas.ActionCancel)
+	ask(ctx, t, p, early, schemas.ActionCancel)
 	source := submit(ctx, t, p, corpus.File{Name: "source.pdf", Data: corpus.Report(3, 3)}, client.Options{})
 	submitted := schemas.DocumentSubmitted{DocumentID: early, Title: "Early", Source: p.Objects.URI(schemas.SourceKey(source)), SubmittedAt: time.Now()}
 	produce(ctx, t, p, &kgo.Record{Topic: schemas.TopicDocuments, Key: []byte(early), Value: must(schemas.Marshal(submitted))(t)})

@@ -2,5 +2,5 @@
 
 package failpoint
 
-// Hit(where, gap) says that the process is at a gap: where is the stage or the edge, gap what has just happened.
+// Hit says that the process is at a gap: the first is the stage or the edge, the second what has just happened.
 func Hit(_, _ string) {}

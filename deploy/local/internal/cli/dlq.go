@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"leafcutter/ingest-api/client"
+	"leafcutter/schemas"
 	"leafcutter/schemas/api"
 )
 
@@ -134,6 +135,9 @@ func (t *terminal) dlqShow() *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			if output != "text" && output != "json" {
 				return usageError{fmt.Errorf("-o %s: text or json", output)}
+			}
+			if !schemas.IsUUID(args[0]) {
+				return usageError{fmt.Errorf("%.80q is not the name of a letter: leafcutter dlq list shows them", args[0])}
 			}
 			a, err := t.letters(w)
 			if err != nil {

@@ -118,7 +118,7 @@ func TestDLQReplay(t *testing.T) {
 		t.Errorf("%d, %d requests: %s", code, len(*asked), errs)
 	}
 	for _, args := range [][]string{{"replay"}, {"replay", letterID, "--all"}, {"replay", "--all", "--code", "x"}, {"replay", "--all", "-o", "yaml"},
-		{"list", "--state", "shut"}, {"list", "-o", "yaml"}, {"show"}, {"show", letterID, "-o", "yaml"}} {
+		{"list", "--state", "shut"}, {"list", "-o", "yaml"}, {"show"}, {"show", ""}, {"show", letterID, "-o", "yaml"}} {
 		if code, _, errs := command(t, append([]string{"dlq"}, args...)...); code != exitUsage {
 			t.Errorf("%v: %d %s", args, code, errs)
 		}
