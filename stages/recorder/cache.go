@@ -122,6 +122,9 @@ func readRuns(ctx context.Context, t tables, keys []runKey, maxPages int, anyway
 		}
 		r.see(p.Page, p.page())
 	}
+	for _, r := range runs {
+		r.loaded()
+	}
 	return runs, nil
 }
 

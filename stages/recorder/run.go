@@ -37,6 +37,9 @@ type run struct {
 	decided schemas.State                 // what the deciding record said: Queued or Failed; "" where none came
 	failure failure                       // what it said, where it was Failed
 	waiting bool                          // no detector serves the model
+	// pruned is a run that had ended with all its pages and whose page rows are gone since: its end and counters stay as
+	// they are, whatever still comes of its pages.
+	pruned bool
 
 	// said is the identity of the end that was last put out, and saidBy the offset of the record it went out with. A
 	// record from there or before comes again only if that output may be lost.
@@ -69,6 +72,16 @@ func loadedRun(row runRow) *run {
 		r.decided = schemas.Queued
 	}
 	return r
+}
+
+// loaded says that all pages of a loadedRun which have rows have been put in. Pages are landed before their run's row, so
+// fewer than it counts means that rows were deleted for their age.
+func (r *run) loaded() {
+	l := r.landed
+	counted := l.PagesDone + l.PagesFailed
+	if l.State.Final() && l.PagesSelected > 0 && counted >= l.PagesSelected && uint32(len(r.pages)) < counted {
+		r.pruned, r.row = true, l
+	}
 }
 
 // describe takes over what a record says of the run itself. Every record of a run says the same, except that a run that
@@ -112,7 +125,7 @@ func (r *run) command(version uint64, sequence int64, cancels bool) {
 // or is the very same. version carries outranks where the page is done.
 func (r *run) see(n uint32, p page) bool {
 	r.seen = max(r.seen, p.version&^outranks)
-	if at := stamp(p.version); r.row.FirstResultAt == 0 || at < r.row.FirstResultAt {
+	if at := stamp(p.version); !r.pruned && (r.row.FirstResultAt == 0 || at < r.row.FirstResultAt) {
 		r.row.FirstResultAt = at
 	}
 	old, known := r.pages[n]
@@ -128,6 +141,9 @@ func (r *run) see(n uint32, p page) bool {
 }
 
 func (r *run) count(p page, by int) {
+	if r.pruned {
+		return
+	}
 	if p.done() {
 		r.row.PagesDone = uint32(int(r.row.PagesDone) + by)
 		r.row.Boxes = uint64(int(r.row.Boxes) + by*int(p.boxes))
@@ -143,6 +159,9 @@ func (r *run) count(p page, by int) {
 // order, except that the time of an end stays what it was first said to be for as long as the end is the same: another
 // delivery of a page does not end the run again.
 func (r *run) settle() {
+	if r.pruned {
+		return
+	}
 	before := r.row
 	now := &r.row
 	now.Code, now.Stage, now.Error, now.FinishedAt = "", "", "", 0
