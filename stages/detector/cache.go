@@ -28,6 +28,10 @@ const (
 	preparedFacts   = "facts.json"
 )
 
+// factsVersion is raised with every change of facts, so that a folder of an
+// earlier build is not trusted for what it does not say.
+const factsVersion = 2
+
 // facts say what a prepared model was made of, and how to know it again.
 type facts struct {
 	Source     string            `json:"source"`     // sha256 of the weights as shipped
@@ -42,7 +46,7 @@ type facts struct {
 
 // preparedDir is where a prepared model lies.
 func preparedDir(cache, source string) string {
-	return filepath.Join(cache, "models", fmt.Sprintf("%s-r%d-ort%s-%s", source[:16], rewrite.Version, session.Version, session.Processor()))
+	return filepath.Join(cache, "models", fmt.Sprintf("%s-r%d.%d-ort%s-%s", source[:16], rewrite.Version, factsVersion, session.Version, session.Processor()))
 }
 
 // trusted says whether dir holds a model that was prepared from these weights,

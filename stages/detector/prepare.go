@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
@@ -69,8 +70,14 @@ func prepareAsTold(ctx context.Context, told io.Reader) (err error) {
 	return l.fill(ctx, j.Into)
 }
 
+// preparing is how long a model may be prepared: large ones take some minutes of
+// one processor. After it the model runs as shipped.
+const preparing = 15 * time.Minute
+
 // fillInChild is fill, in a process of its own.
 func (l *loader) fillInChild(ctx context.Context, dir string) error {
+	ctx, cancel := context.WithTimeout(ctx, preparing)
+	defer cancel()
 	told, err := json.Marshal(job{l.config, dir})
 	if err != nil {
 		return fmt.Errorf("prepare model: %w", err)

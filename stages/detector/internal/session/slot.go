@@ -52,10 +52,11 @@ func (r *Runtime) NewSlot(extra []Tensor, outputs [][]int64) (_ *Slot, err error
 	}
 	for _, shape := range outputs {
 		m, value, err := floats(memory{}, shape)
+		s.fixed = append(s.fixed, m) // Close gives it back
 		if err != nil {
 			return nil, fmt.Errorf("output tensor: %w", err)
 		}
-		s.fixed, s.out = append(s.fixed, m), append(s.out, value)
+		s.out = append(s.out, value)
 		s.Outputs = append(s.Outputs, Tensor{Shape: shape, Data: value.GetData()})
 	}
 	if s.opts, err = ort.NewRunOptions(); err != nil {
@@ -77,10 +78,11 @@ func (s *Slot) Resize(shape []int64) error {
 		s.in, s.Input, s.shape = nil, nil, nil
 	}
 	m, value, err := floats(s.memory, shape)
+	s.memory = m // whatever err is: what it was may be unmapped
 	if err != nil {
 		return fmt.Errorf("input tensor: %w", err)
 	}
-	s.memory, s.in, s.Input, s.shape = m, value, value.GetData(), shape
+	s.in, s.Input, s.shape = value, value.GetData(), shape
 	return nil
 }
 

@@ -21,17 +21,23 @@ func Forgo() {
 		return
 	}
 	var at, size uintptr // of a mapping that may be let go of
+	var written bool     // one of its pages was
 	for lines := bufio.NewScanner(bytes.NewReader(smaps)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
 		if len(fields) > 1 && strings.HasSuffix(fields[0], ":") {
-			// A page that was written to, by the loader for instance, has
-			// no other copy.
-			if fields[0] == "Anonymous:" && fields[1] == "0" && size != 0 {
-				_, _, _ = unix.Syscall(unix.SYS_MADVISE, at, size, unix.MADV_DONTNEED)
+			switch fields[0] {
+			case "Anonymous:", "Swap:":
+				// A page that was written to, by the loader for instance,
+				// has no other copy, in memory or swapped out.
+				written = written || fields[1] != "0"
+			case "VmFlags:": // the last line of a mapping
+				if size != 0 && !written {
+					_, _, _ = unix.Syscall(unix.SYS_MADVISE, at, size, unix.MADV_DONTNEED)
+				}
 			}
 			continue
 		}
-		at, size = 0, 0
+		at, size, written = 0, 0, false
 		if len(fields) < 6 || !strings.HasPrefix(fields[5], "/") || (fields[1] != "r-xp" && fields[1] != "r--p") {
 			continue
 		}
