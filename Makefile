@@ -45,8 +45,8 @@ test: deps build ## every test, with the race detector
 	go test -race -timeout 20m work
 
 .PHONY: full
-full: deps build ## the long suites as well (faults, load, memory): an hour
-	go test -race -tags full -timeout 120m work
+full: deps build ## the long suites as well (faults, load, memory): some hours
+	go test -race -tags full -timeout 240m work
 
 .PHONY: test-real
 test-real: deps deps-real build ## the pipeline on Apache Kafka and SeaweedFS, and on networks that fail
