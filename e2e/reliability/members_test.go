@@ -52,7 +52,9 @@ func comeAndGo(t *testing.T, fault string, names []string, changes int, every ti
 	leave := func(at int) {
 		guest := guests[at]
 		guests = slices.Delete(guests, at, at+1)
-		if random.IntN(2) == 0 {
+		// The embedded broker never misses a member that dies between joining and hearing of its share: only the next change
+		// of members ends its group's wait. The quick run has no next change, so there members leave in order.
+		if random.IntN(2) == 0 && full {
 			ok(t, guest.Kill())
 		} else {
 			ok(t, guest.Stop())
