@@ -162,3 +162,12 @@ func Parse(b []byte) (Manifest, error) {
 	}
 	return m, nil
 }
+
+// Text writes a manifest as Parse reads it, for people.
+func (m Manifest) Text() ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("write manifest: %w", err)
+	}
+	return append(b, '\n'), nil
+}
