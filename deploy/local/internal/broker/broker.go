@@ -67,6 +67,7 @@ func (c *Config) complete() (port int, err error) {
 type Server struct {
 	cfg     Config
 	cluster *kfake.Cluster
+	members *silentMembers
 	lock    *datadir.Lock
 	addr    string
 }
@@ -111,7 +112,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.AutoCreate {
 		autoCreate(cluster, int32(cfg.Partitions), cfg.Logger)
 	}
-	return &Server{cfg: cfg, cluster: cluster, lock: lock, addr: listener.Addr().String()}, nil
+	members := watchMembers(cluster, cfg.Logger)
+	return &Server{cfg: cfg, cluster: cluster, members: members, lock: lock, addr: listener.Addr().String()}, nil
 }
 
 // Addr is where clients connect, host:port.
@@ -120,9 +122,9 @@ func (s *Server) Addr() string { return s.addr }
 // Run serves until ctx ends, then writes its state and releases the directory. A Server runs once.
 func (s *Server) Run(ctx context.Context) error {
 	s.cfg.Logger.InfoContext(ctx, "broker is ready", slog.String("address", s.addr), slog.String("dir", s.cfg.Dir))
-	<-ctx.Done()
+	err := s.members.run(ctx, s.addr)
 	s.cluster.Close()
-	return s.lock.Release()
+	return errors.Join(err, s.lock.Release())
 }
 
 // logger passes on what kfake says at the levels that a user should see.
