@@ -129,15 +129,25 @@ func values(shape []int64) int {
 	return int(n)
 }
 
-// fits says what is wrong with an output's shape; want has -1 where any size
+// fits says what is wrong with an output of float32; want has -1 where any size
 // will do. A tensor whose values are not as many as its shape says is wrong too.
 func fits(name string, o Tensor, want ...int64) error {
-	ok := len(o.Shape) == len(want) && values(o.Shape) == max(len(o.Data), len(o.Ints))
+	return shaped(name, o, "float32", len(o.Data), want)
+}
+
+// fitsInts is fits for an output of int64.
+func fitsInts(name string, o Tensor, want ...int64) error {
+	return shaped(name, o, "int64", len(o.Ints), want)
+}
+
+// shaped is what both do, for as many values of the type as there are.
+func shaped(name string, o Tensor, typ string, n int, want []int64) error {
+	ok := len(o.Shape) == len(want) && values(o.Shape) == n
 	for i := range min(len(want), len(o.Shape)) {
 		ok = ok && o.Shape[i] >= 0 && (want[i] < 0 || o.Shape[i] == want[i])
 	}
 	if !ok {
-		return fmt.Errorf("%w: %s has the shape %v and %d values, want %s", ErrOutput, name, o.Shape, max(len(o.Data), len(o.Ints)), shapeString(want))
+		return fmt.Errorf("%w: %s has the shape %v and %d values of %s, want %s", ErrOutput, name, o.Shape, n, typ, shapeString(want))
 	}
 	return nil
 }

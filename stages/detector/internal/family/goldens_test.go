@@ -222,6 +222,7 @@ func TestFamiliesRefuseOutputsOfAnotherModel(t *testing.T) {
 				}
 				refused("another rank", with(Tensor{Shape: append(slices.Clone(o.Shape), 1), Data: o.Data, Ints: o.Ints}))
 				if n := len(o.Data); n > 0 {
+					refused("int64 for float32", with(Tensor{Shape: o.Shape, Ints: make([]int64, n)}))
 					refused("cut short", with(Tensor{Shape: o.Shape, Data: o.Data[:n-1]}))
 					wide := slices.Clone(o.Shape)
 					wide[len(wide)-1]++

@@ -144,11 +144,8 @@ func (r *rcnn) Decode(outputs []Tensor, g Geometry) ([]schemas.Box, error) {
 		return nil, err
 	}
 	n := scores.Shape[0]
-	if err := errors.Join(fits(r.options.Boxes, boxes, n, 4), fits(r.options.Classes, classes, n)); err != nil {
+	if err := errors.Join(fits(r.options.Boxes, boxes, n, 4), fitsInts(r.options.Classes, classes, n)); err != nil {
 		return nil, err
-	}
-	if len(classes.Ints) != int(n) {
-		return nil, fmt.Errorf("%w: %s is not int64", ErrOutput, r.options.Classes)
 	}
 	width, height := r.scaled(g.Width, g.Height)
 	limit := [2]float32{float32(g.Width), float32(g.Height)}

@@ -161,15 +161,12 @@ func (r *rtDETR) fromLogits(outputs []Tensor, g Geometry) ([]candidate, error) {
 
 func (r *rtDETR) fromLabels(outputs []Tensor, g Geometry) ([]candidate, error) {
 	labels, boxes, scores := outputs[0], outputs[1], outputs[2]
-	if err := fits(r.options.Labels, labels, 1, -1); err != nil {
+	if err := fitsInts(r.options.Labels, labels, 1, -1); err != nil {
 		return nil, err
 	}
 	n := labels.Shape[1]
 	if err := errors.Join(fits(r.options.Boxes, boxes, 1, n, 4), fits(r.options.Scores, scores, 1, n)); err != nil {
 		return nil, err
-	}
-	if len(labels.Ints) != int(n) {
-		return nil, fmt.Errorf("%w: %s is not int64", ErrOutput, r.options.Labels)
 	}
 	w, h := float64(g.Width), float64(g.Height)
 	fx, fy := w/float64(r.m.Input.Width), h/float64(r.m.Input.Height)
