@@ -40,6 +40,7 @@ type Config struct {
 type Session struct {
 	s               *ort.DynamicAdvancedSession
 	inputs, outputs int
+	weights         weights
 
 	mu     sync.RWMutex // held for reading by runs: Close waits for them
 	closed bool
@@ -60,7 +61,11 @@ func (r *Runtime) Open(c Config) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: load %s: %w", ErrModel, c.Model, err)
 	}
-	return &Session{s: s, inputs: len(c.Inputs), outputs: len(c.Outputs)}, nil
+	opened := &Session{s: s, inputs: len(c.Inputs), outputs: len(c.Outputs)}
+	if c.Prepared {
+		opened.weights.graph, opened.weights.least = c.Model, largeWeights
+	}
+	return opened, nil
 }
 
 // options are those measured. For a fixed input size, on one thread, over the
@@ -134,6 +139,7 @@ func (s *Session) Run(ctx context.Context, slot *Slot) error {
 		_ = slot.opts.Terminate() // fails only for options that don't exist
 	})
 	err := s.s.RunWithOptions(append([]ort.Value{slot.in}, slot.extra...), outputs, slot.opts)
+	s.weights.letGo()
 	if !stop() {
 		<-told
 		if e := slot.opts.UnsetTerminate(); e != nil {

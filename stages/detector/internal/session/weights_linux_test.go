@@ -1,0 +1,83 @@
+package session
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// resident is how many bytes of the files in a folder this process has in memory.
+func resident(t *testing.T, dir string) (bytes int) {
+	t.Helper()
+	smaps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	within := false
+	for line := range strings.Lines(string(smaps)) {
+		fields := strings.Fields(line)
+		if !strings.HasSuffix(fields[0], ":") {
+			within = strings.Contains(line, dir+"/")
+		} else if within && fields[0] == "Rss:" {
+			kb, err := strconv.Atoi(fields[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			bytes += kb << 10
+		}
+	}
+	return bytes
+}
+
+// Weights that are let go of after a run are there again in the next.
+func TestWeightsAreLetGo(t *testing.T) {
+	r, s := open(t, 1)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	graph := filepath.Join(dir, "graph.onnx")
+	if err := r.Optimize(build(t, "models", "layout_cdla", "layout_cdla.onnx"), graph, "graph.weights"); err != nil {
+		t.Fatal(err)
+	}
+	own := slot(t, r)
+	if err := s.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	prepared := func(least uintptr) *Session {
+		p, err := r.Open(Config{Model: graph, Prepared: true, Inputs: []string{"image"}, Outputs: []string{"transpose_6.tmp_0", "transpose_7.tmp_0"}, Threads: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.weights.least = least
+		return p
+	}
+	kept := prepared(largeWeights)
+	if err := kept.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	want := slices.Clone(own.Outputs[0].Data)
+	if got := resident(t, dir); got < 5<<20 {
+		t.Errorf("%d bytes of small weights are left after a run", got)
+	}
+	if err := kept.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p := prepared(1)
+	defer p.Close()
+	for range 3 {
+		clear(own.Outputs[0].Data)
+		if err := p.Run(t.Context(), own); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(own.Outputs[0].Data, want) {
+			t.Error("outputs differ")
+		}
+		if got := resident(t, dir); got > 1<<20 {
+			t.Errorf("%d bytes of weights are still there after a run", got)
+		}
+	}
+}
