@@ -8,8 +8,10 @@ import (
 // tunables is what glibc's malloc is asked. One arena for all threads: with one
 // for each, what one thread freed is of no use to another. From a megabyte on
 // memory is mapped by itself and goes back to the system when it is freed: that
-// is what a model for pages of varying size takes, which does without a pool.
-const tunables = "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576"
+// is what a model for pages of varying size takes, which does without a pool. Large
+// pages, where the system gives them to who asks: such a model's tensors are mapped
+// anew for each run, and by pages of 4 KiB that is an eighth of its time.
+const tunables = "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:glibc.malloc.trim_threshold=1048576:glibc.malloc.hugetlb=1"
 
 // tune starts the program anew with tunables, unless somebody has chosen some:
 // glibc reads them before anything of the program runs. Where that fails the
