@@ -80,7 +80,7 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
 		// Reading: what a direct producer compressed may unfold to gigabytes.
-		kgo.MaxDecompressBatchBytes(MaxDecompressed),
+		kgo.WithDecompressor(newUnfolder(MaxDecompressed)),
 	}
 	tlsConfig, err := c.tls()
 	if err != nil {
