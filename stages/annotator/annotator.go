@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"sync"
 	"time"
 
@@ -98,10 +99,12 @@ type Annotator struct {
 	painter *paint.Painter
 	decoder *pngdec.Decoder
 
-	// pixels bounds the page images in memory by their size and not by their number: a few posters weigh as much as a
-	// hundred letters.
+	// pixels bounds the pages in work by their size and not by their number: a few posters weigh as much as a hundred
+	// letters.
 	pixels *semaphore.Weighted
-	// files are buffers for whole files, read or to be uploaded.
+	// open bounds the pages whose pixels are in memory. It is taken after pixels.
+	open *semaphore.Weighted
+	// files are buffers for whole files that were read, and for the shelves of those that are to be uploaded.
 	files sync.Pool // *bytes.Buffer
 }
 
@@ -121,6 +124,7 @@ func New(cfg Config, store Store, asked *controls.Set) (*Annotator, error) {
 		painter: painter,
 		decoder: pngdec.New(cfg.MaxPixels),
 		pixels:  semaphore.NewWeighted(int64(cfg.MaxPixels)),
+		open:    semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 	}, nil
 }
 

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sync/errgroup"
-
 	"leafcutter/pkg/crop"
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
@@ -39,14 +37,8 @@ func (a *Annotator) annotate(ctx context.Context, page schemas.PageDetected) (sc
 	if err != nil {
 		return none, err
 	}
-	img, err := a.image(ctx, page)
-	if err != nil {
-		return none, err
-	}
-	defer a.decoder.Release(img)
-
 	p := planOf(page, lines, a.cfg.Crops)
-	if err := a.write(ctx, img, p); err != nil {
+	if err := a.fulfil(ctx, page, p); err != nil {
 		return none, err
 	}
 	return schemas.PageDone{
@@ -111,71 +103,86 @@ func keysOf(page schemas.PageDetected, crops Crops) []string {
 	return keys
 }
 
-// write cuts the crops, draws the annotated page over img, and uploads them all. Encoding goes on while uploads wait for
-// their answers; there are never more files in memory than uploads at once, and one in the making.
-func (a *Annotator) write(ctx context.Context, img *pngdec.Image, p plan) error {
-	uploads, uploading := errgroup.WithContext(ctx)
-	uploads.SetLimit(a.cfg.Uploads)
-	encoded := a.encode(uploading, uploads, img, p)
-	// The first upload that failed has cancelled the others and the encoding; it is the one to tell.
-	if err := uploads.Wait(); err != nil {
+// fulfil fetches the page image and makes and uploads what is planned. Between fetch and upload the page lies open, three
+// bytes a pixel: that takes a processor and waits for nobody, so that there are never more pages open than processors,
+// however long the store keeps the others waiting. What waits for the store is files.
+func (a *Annotator) fulfil(ctx context.Context, page schemas.PageDetected, p plan) error {
+	source, err := a.fetch(ctx, page)
+	if err != nil {
 		return err
 	}
-	return encoded
+	files := a.shelf()
+	// Nobody else has it once all is uploaded. After an error the transport may still be reading from it.
+	files.buffer.Grow(2 * source.Len()) // the page again, and at most as much in crops as a rule
+	if err := a.encode(ctx, source, page, p, files); err != nil {
+		return err
+	}
+	if err := a.upload(ctx, files); err != nil {
+		return err
+	}
+	a.files.Put(files.buffer)
+	return nil
 }
 
-// encode makes the files of a plan one after another and hands each to uploads.
-func (a *Annotator) encode(ctx context.Context, uploads *errgroup.Group, img *pngdec.Image, p plan) error {
-	one := func(c cut) error {
-		file := a.file()
-		if err := crop.Write(file, img, c.rect); err != nil {
-			return fault.AsPermanent(CodePageImage, err)
-		}
-		uploads.Go(func() error { return a.upload(ctx, c.key, file) })
-		return nil
+// encode opens the page and puts the files of a plan onto a shelf. The source is given back as soon as it has been read.
+func (a *Annotator) encode(ctx context.Context, source *bytes.Buffer, page schemas.PageDetected, p plan, files *shelf) error {
+	if err := a.open.Acquire(ctx, 1); err != nil {
+		a.files.Put(source)
+		return fmt.Errorf("wait for a processor: %w", err)
 	}
+	defer a.open.Release(1)
+	img, err := a.decoder.Decode(source.Bytes())
+	a.files.Put(source)
+	if err != nil {
+		return fault.AsPermanent(CodePageImage, fmt.Errorf("page image %s: %w", page.ImageKey, err))
+	}
+	defer a.decoder.Release(img)
+
 	for _, c := range p.cuts {
-		if err := ctx.Err(); err != nil {
-			return err // an upload failed, or the stage is stopping
-		}
-		if err := one(c); err != nil {
+		if err := a.add(ctx, files, img, c); err != nil {
 			return err
 		}
 	}
 	// Drawn last, over the page itself: a copy of it would be as large again.
 	a.painter.Draw(img, p.kept)
-	return one(cut{p.annotatedKey, [4]int{0, 0, img.Width, img.Height}})
+	return a.add(ctx, files, img, cut{p.annotatedKey, [4]int{0, 0, img.Width, img.Height}})
 }
 
-func (a *Annotator) upload(ctx context.Context, key string, file *bytes.Buffer) error {
-	if err := a.store.Put(ctx, key, file.Bytes(), "image/png"); err != nil {
-		return err // and keep the buffer out of the pool: the transport may still be reading it
+// add makes one file. A shelf that is full is uploaded first: two thousand crops of a photograph are as many times its
+// size, and only there does an open page wait for the store.
+func (a *Annotator) add(ctx context.Context, files *shelf, img *pngdec.Image, c cut) error {
+	if files.buffer.Len() >= shelfSize {
+		if err := a.upload(ctx, files); err != nil {
+			return err
+		}
 	}
-	a.files.Put(file)
+	if err := ctx.Err(); err != nil {
+		return err // the stage is stopping
+	}
+	if err := crop.Write(files.buffer, img, c.rect); err != nil {
+		return fault.AsPermanent(CodePageImage, err)
+	}
+	files.done(c.key)
 	return nil
 }
 
-// image fetches and decodes the page image.
-func (a *Annotator) image(ctx context.Context, page schemas.PageDetected) (*pngdec.Image, error) {
+// fetch reads the page image as it lies in the store, and looks whether it is of the size that its record says.
+func (a *Annotator) fetch(ctx context.Context, page schemas.PageDetected) (*bytes.Buffer, error) {
 	// RGB with a filter byte a row; what cannot be compressed grows by a few bytes a block.
 	limit := 4*int64(page.Width)*int64(page.Height) + 1<<20
 	file, err := a.read(ctx, page.ImageKey, limit)
 	if err != nil {
 		return nil, err
 	}
-	defer a.files.Put(file)
 	width, height, err := pngdec.Size(file.Bytes())
 	if err == nil && (width != page.Width || height != page.Height) {
 		err = fmt.Errorf("it is %d × %d pixels, its record says %d × %d", width, height, page.Width, page.Height)
 	}
 	if err != nil {
+		a.files.Put(file)
 		return nil, fault.AsPermanent(CodePageImage, fmt.Errorf("page image %s: %w", page.ImageKey, err))
 	}
-	img, err := a.decoder.Decode(file.Bytes())
-	if err != nil {
-		return nil, fault.AsPermanent(CodePageImage, fmt.Errorf("page image %s: %w", page.ImageKey, err))
-	}
-	return img, nil
+	return file, nil
 }
 
 // lines fetches the text lines; a page without a text layer has no key and no lines.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"runtime/debug"
 
 	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
@@ -39,7 +40,15 @@ func main() {
 	}))
 }
 
+// gcPercent is how much garbage may pile up on what lives, unless GOGC says. Pixels and files lie in buffers that are used
+// again, so there is little to collect: letting the heap double would be a fifth more memory for one millisecond in
+// seventeen.
+const gcPercent = 50
+
 func run(ctx context.Context, p *program.Program, cfg config) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	store, err := objectstore.Open(ctx, cfg.Objects,
 		objectstore.WithTelemetry(p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()))
 	if err != nil {
