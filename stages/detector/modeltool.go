@@ -1,101 +1,152 @@
 package detector
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"image"
-	"image/color"
-	"image/draw"
-	"image/png"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
-	"leafcutter/schemas"
+	"leafcutter/pkg/config"
+	"leafcutter/pkg/objectstore"
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/session"
 )
 
 // Whoever adds a model wants to know what its file takes for granted, whether
 // the manifest fits, and what it finds. Only this binary has ONNX Runtime, so
-// it answers, by two commands of its own.
+// it answers, by commands of its own; leafcutter models passes them on.
 const (
+	listCommand  = "list-models"
 	draftCommand = "draft-manifest"
+	addCommand   = "add-model"
 	checkCommand = "check-model"
 )
 
 // IsModelTool says whether a process with these arguments is to answer
-// questions about a model, and not to be a stage.
+// questions about models, and not to be a stage.
 func IsModelTool(args []string) bool {
-	return len(args) > 1 && (args[1] == draftCommand || args[1] == checkCommand)
+	if len(args) < 2 {
+		return false
+	}
+	switch args[1] {
+	case listCommand, draftCommand, addCommand, checkCommand:
+		return true
+	}
+	return false
 }
 
-// ModelTool answers, and gives the exit code.
+// ModelTool answers, and gives the exit code: 0, 1 for a model at fault, 2 for
+// a command used wrongly. A complaint begins with a code of docs/errors.md.
 //
+//	detector list-models [flags]                what lies in the folder of models, as JSON
 //	detector draft-manifest [flags] FILE.onnx   writes the manifest that the file tells
-//	detector check-model [flags] DIR            says in what a model is not what its manifest says, and tries it on a page
+//	detector add-model [flags] FILE.onnx        drafts it, tries the model on a page and stores both among the models
+//	detector check-model [flags] NAME|DIR       says in what a model is not what its manifest says, and tries it on a page
 func ModelTool(ctx context.Context, args []string, out, complaints io.Writer) int {
-	flags := flag.NewFlagSet(args[1], flag.ContinueOnError)
+	command := args[1]
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.SetOutput(complaints)
-	var t modelTool
+	t := modelTool{out: out}
 	flags.StringVar(&t.library, "library", os.Getenv("LEAFCUTTER_ONNXRUNTIME_LIB"), "ONNX Runtime's shared library; empty for the one in ../lib")
-	run := (*modelTool).check
-	if args[1] == draftCommand {
-		run = (*modelTool).draft
-		flags.StringVar(&t.name, "name", "", "the model's name; empty for the folder's")
-		flags.StringVar(&t.family, "family", "", "what you take it for: "+strings.Join(family.Names(), ", "))
-		flags.StringVar(&t.classes, "classes", "", "its classes, comma-separated, or a file with a name a line")
-	} else {
-		flags.StringVar(&t.image, "image", "", "page image to try it on, PNG")
-		flags.StringVar(&t.out, "out", "", "where to draw what is found, PNG")
+	if command != draftCommand {
+		flags.StringVar(&t.models, "models", os.Getenv("LEAFCUTTER_MODELS_DIR"), "folder of models, or s3://bucket/prefix; empty for ../models")
+	}
+	var run func(context.Context, string) error
+	switch command {
+	case listCommand:
+		run = func(ctx context.Context, _ string) error { return t.list(ctx) }
+	case draftCommand:
+		run = t.draft
+		t.draftFlags(flags)
+	case addCommand:
+		run = t.add
+		t.draftFlags(flags)
+	case checkCommand:
+		run = t.check
+		flags.StringVar(&t.image, "image", "", "page image to try it on, PNG or JPEG; empty for a page that comes with this binary")
+		flags.StringVar(&t.drawing, "out", "", "where to draw what is found, PNG")
 	}
 	if err := flags.Parse(args[2:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
 		return 2
 	}
-	if flags.NArg() != 1 {
-		fmt.Fprintf(complaints, "%s: one argument is wanted, a file or folder\n", args[1])
+	if want := map[bool]int{true: 0, false: 1}[command == listCommand]; flags.NArg() != want {
+		fmt.Fprintf(complaints, "%s: %d arguments, want %d; flags come first\n", command, flags.NArg(), want)
 		return 2
 	}
-	if err := run(&t, ctx, flags.Arg(0), out); err != nil {
-		fmt.Fprintln(complaints, err)
+	if err := run(ctx, flags.Arg(0)); err != nil {
+		fmt.Fprintln(complaints, explain(err))
 		return 1
 	}
 	return 0
 }
 
 type modelTool struct {
-	library               string
-	name, family, classes string
-	image, out            string
+	out             io.Writer
+	library, models string
+
+	name, version, family, classes, channels string
+	height, width                            int
+	threshold                                float64
+
+	image, drawing string
 }
 
-// graph is what a model file says of itself.
-func graph(r *session.Runtime, file string) (family.Graph, error) {
-	inputs, outputs, err := r.Ports(file)
+func (t *modelTool) draftFlags(flags *flag.FlagSet) {
+	flags.StringVar(&t.name, "name", "", "the model's name; empty for the file's, or the folder's where the file is called model.onnx")
+	flags.StringVar(&t.version, "version", "1", "the model's version, for people")
+	flags.StringVar(&t.family, "family", "", "what you take it for: "+strings.Join(family.Names(), ", "))
+	flags.StringVar(&t.classes, "classes", "", "its classes, comma-separated, or a file with a name a line")
+	flags.StringVar(&t.channels, "channels", "", "order in which it was trained: rgb or bgr; empty for what its family mostly has")
+	flags.Float64Var(&t.threshold, "threshold", 0.4, "score from which a box is cropped")
+	flags.Func("size", "of its input, where the file leaves it open: a side in pixels, or HEIGHTxWIDTH", func(given string) (err error) {
+		high, wide, both := strings.Cut(given, "x")
+		if t.height, err = strconv.Atoi(high); err != nil {
+			return errors.New("want 1024, or 1024x768 for a height and a width")
+		}
+		if t.width = t.height; both {
+			if t.width, err = strconv.Atoi(wide); err != nil {
+				return errors.New("want 1024, or 1024x768 for a height and a width")
+			}
+		}
+		return nil
+	})
+}
+
+// places are where the library and the models are, and what is kept.
+func (t *modelTool) places() (Config, error) {
+	return Config{Model: "any", ModelsDir: t.models, Library: t.library, CacheDir: os.Getenv("LEAFCUTTER_CACHE_DIR"), MaxPixels: 1 << 26, MaxBytes: 1 << 26}.resolve()
+}
+
+// repository opens that of the models, or of another location.
+func (t *modelTool) repository(ctx context.Context, location string) (*repository.Repository, error) {
+	c, err := t.places()
 	if err != nil {
-		return family.Graph{}, err
+		return nil, err
 	}
-	var g family.Graph
-	for _, p := range inputs {
-		g.Inputs = append(g.Inputs, family.Port(p))
+	location = cmp.Or(location, c.ModelsDir)
+	var s3 objectstore.Config
+	if strings.HasPrefix(location, "s3://") {
+		if _, err := config.Load("detector", nil, os.Environ(), &s3); err != nil {
+			return nil, err
+		}
 	}
-	for _, p := range outputs {
-		g.Outputs = append(g.Outputs, family.Port(p))
-	}
-	return g, nil
+	return repository.Open(ctx, location, s3, c.CacheDir)
 }
 
 // loaded calls use with the library.
-func (t *modelTool) loaded(use func(r *session.Runtime, library string) error) (err error) {
-	c, err := Config{Model: "any", Library: t.library, MaxPixels: 1 << 26, MaxBytes: 1 << 26}.resolve()
+func (t *modelTool) loaded(use func(r *session.Runtime) error) (err error) {
+	c, err := t.places()
 	if err != nil {
 		return err
 	}
@@ -104,185 +155,33 @@ func (t *modelTool) loaded(use func(r *session.Runtime, library string) error) (
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	return use(r, c.Library)
+	return use(r)
 }
 
-// draft writes a manifest for a file: what it does not tell has the values that
-// most models of its family want, and is to be read before it is served.
-func (t *modelTool) draft(_ context.Context, file string, out io.Writer) error {
-	return t.loaded(func(r *session.Runtime, _ string) error {
-		g, err := graph(r, file)
-		if err != nil {
-			return err
+// graph is what a model file says of itself.
+func (t *modelTool) graph(file string) (family.Graph, error) {
+	var g family.Graph
+	err := t.loaded(func(r *session.Runtime) error {
+		inputs, outputs, err := r.Ports(file)
+		for _, p := range inputs {
+			g.Inputs = append(g.Inputs, family.Port(p))
 		}
-		m, known, err := family.Infer(g)
-		if err != nil {
-			return err
+		for _, p := range outputs {
+			g.Outputs = append(g.Outputs, family.Port(p))
 		}
-		if t.family != "" && t.family != m.Family {
-			return fmt.Errorf("%s is of the family %s, not %s: its inputs are %v, its outputs %v", file, m.Family, t.family, g.Inputs, g.Outputs)
-		}
-		if m.SHA256, err = digestOf(file); err != nil {
-			return fmt.Errorf("read weights: %w", err)
-		}
-		if m.Classes, err = readClasses(t.classes); err != nil {
-			return err
-		}
-		if known > 0 && len(m.Classes) != known {
-			return fmt.Errorf("%s knows %d classes, -classes names %d", file, known, len(m.Classes))
-		}
-		folder, err := filepath.Abs(filepath.Dir(file))
-		if err != nil {
-			return fmt.Errorf("find the model's folder: %w", err)
-		}
-		m.Name, m.Version, m.File = cmp.Or(t.name, filepath.Base(folder)), "1", filepath.Base(file)
-		m.ScoreFloor, m.Thresholds, m.Provider = 0.1, map[string]float64{schemas.AllClasses: 0.4}, "cpu"
-		if err := errors.Join(m.Validate(), family.Check(m, g)); err != nil {
-			return err
-		}
-		b, err := json.MarshalIndent(m, "", "  ")
-		if err != nil {
-			return fmt.Errorf("write manifest: %w", err)
-		}
-		_, err = out.Write(append(b, '\n'))
 		return err
 	})
+	return g, err
 }
 
-func readClasses(given string) ([]string, error) {
-	if given == "" {
-		return nil, errors.New("-classes is missing: names, comma-separated, or a file with a name a line, in the order of training")
-	}
-	separator := ","
-	if b, err := os.ReadFile(given); err == nil {
-		given, separator = string(b), "\n"
-	}
-	var classes []string
-	for c := range strings.SplitSeq(given, separator) {
-		if c = strings.TrimSpace(c); c != "" {
-			classes = append(classes, c)
-		}
-	}
-	return classes, nil
-}
-
-// check says everything that is wrong with a model's folder. Where it has a
-// page it runs the model on it too.
-func (t *modelTool) check(ctx context.Context, dir string, out io.Writer) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return fmt.Errorf("find the model's folder: %w", err)
-	}
-	m, err := readManifest(dir)
+// fits says in what a file is not what a manifest says.
+func (t *modelTool) fits(m manifest.Manifest, file string) error {
+	g, err := t.graph(file)
 	if err != nil {
 		return err
 	}
-	if m.Name != filepath.Base(dir) {
-		return fmt.Errorf("%w: the folder %s has a model called %s", ErrModelInvalid, filepath.Base(dir), m.Name)
-	}
-	weights := filepath.Join(dir, m.File)
-	sum, err := digestOf(weights)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrModelAbsent, err)
-	}
-	if sum != m.SHA256 {
-		return fmt.Errorf("%w: %s is %s, its manifest says %s", ErrModelDigest, weights, sum, m.SHA256)
-	}
-	var library string
-	err = t.loaded(func(r *session.Runtime, path string) error {
-		library = path
-		g, err := graph(r, weights)
-		if err != nil {
-			return err
-		}
-		if err := family.Check(m, g); err != nil {
-			return fmt.Errorf("%w:\n%w", ErrModelInvalid, err)
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "%s %s: family %s, %d classes, fits its manifest\n", m.Name, m.Version, m.Family, len(m.Classes))
-	if t.image == "" {
-		return nil
-	}
-	return t.try(ctx, dir, m, library, out)
-}
-
-// try runs a model as a detector would, but keeps nothing of it.
-func (t *modelTool) try(ctx context.Context, dir string, m manifest.Manifest, library string, out io.Writer) (err error) {
-	page, err := os.ReadFile(t.image)
-	if err != nil {
-		return fmt.Errorf("read page: %w", err)
-	}
-	cache, err := os.MkdirTemp("", "leafcutter-check-")
-	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(cache)) }()
-	c := Config{Model: m.Name, ModelsDir: filepath.Dir(dir), Library: library, CacheDir: cache, MaxPixels: 1 << 26, MaxBytes: 1 << 26}
-	d, err := New(ctx, c, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	found, err := d.Detect(ctx, page)
-	if err != nil {
-		return err
-	}
-	for k, b := range found.Boxes {
-		fmt.Fprintf(out, "%3d  %-20s %.3f  %v\n", k+1, b.Class, b.Score, b.Rect)
-	}
-	fmt.Fprintf(out, "%d boxes, %.0f ms of inference\n", len(found.Boxes), milliseconds(found.Infer))
-	if t.out == "" {
-		return nil
-	}
-	drawn, err := drawBoxes(page, found.Boxes, m)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(t.out, drawn, 0o644); err != nil {
-		return fmt.Errorf("draw: %w", err)
+	if err := family.Check(m, g); err != nil {
+		return complain(CodeModelMismatch, remedyMismatch, "%s does not fit its manifest:\n%w", filepath.Base(file), err)
 	}
 	return nil
-}
-
-// drawBoxes draws boxes on a page: thick and in the class's colour from its
-// threshold on, thin and grey below.
-func drawBoxes(page []byte, boxes []schemas.Box, m manifest.Manifest) ([]byte, error) {
-	decoded, err := png.Decode(bytes.NewReader(page))
-	if err != nil {
-		return nil, fmt.Errorf("draw: %w", err)
-	}
-	img := image.NewRGBA(decoded.Bounds())
-	draw.Draw(img, img.Rect, decoded, decoded.Bounds().Min, draw.Src)
-	colours := []color.RGBA{{220, 0, 0, 255}, {0, 90, 220, 255}, {0, 140, 60, 255}, {200, 90, 0, 255}, {140, 0, 180, 255}, {0, 140, 160, 255}}
-	place := make(map[string]int)
-	for i, c := range m.Classes {
-		place[c] = i
-	}
-	for _, b := range boxes {
-		threshold, ok := m.Thresholds[b.Class]
-		if !ok {
-			threshold = m.Thresholds[schemas.AllClasses]
-		}
-		ink, width := colours[place[b.Class]%len(colours)], 3
-		if b.Score < threshold {
-			ink, width = color.RGBA{150, 150, 150, 255}, 1
-		}
-		outer := image.Rect(int(b.Rect[0]), int(b.Rect[1]), int(b.Rect[2])+1, int(b.Rect[3])+1)
-		inner := outer.Inset(width)
-		for _, edge := range []image.Rectangle{
-			{outer.Min, image.Pt(outer.Max.X, inner.Min.Y)}, {image.Pt(outer.Min.X, inner.Max.Y), outer.Max},
-			{outer.Min, image.Pt(inner.Min.X, outer.Max.Y)}, {image.Pt(inner.Max.X, outer.Min.Y), outer.Max},
-		} {
-			draw.Draw(img, edge.Intersect(img.Rect), image.NewUniform(ink), image.Point{}, draw.Src)
-		}
-	}
-	var out bytes.Buffer
-	if err := png.Encode(&out, img); err != nil {
-		return nil, fmt.Errorf("draw: %w", err)
-	}
-	return out.Bytes(), nil
 }

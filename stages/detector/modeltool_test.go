@@ -2,6 +2,9 @@ package detector
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"image/jpeg"
 	"image/png"
 	"os"
 	"path/filepath"
@@ -34,7 +37,7 @@ func TestCheckModelTriesEachFamilyOnAPage(t *testing.T) {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			drawn := filepath.Join(t.TempDir(), "drawn.png")
 			out, complaints, code := tool(t, "check-model", "-image", "report.png", "-out", drawn, dir)
-			if code != 0 || !strings.Contains(out, "fits its manifest") || !strings.Contains(out, " boxes, ") {
+			if code != 0 || !strings.Contains(out, "fits its manifest") || !strings.Contains(out, " boxes on ") {
 				t.Fatalf("%d: %s%s", code, out, complaints)
 			}
 			if strings.Contains(out, "\n0 boxes") {
@@ -75,8 +78,8 @@ func altered(t *testing.T, model, from, to string) string {
 
 func TestCheckModelSaysWhatIsWrong(t *testing.T) {
 	for name, c := range map[string]struct{ dir, want string }{
-		"no model":          {t.TempDir(), "manifest absent"},
-		"another name":      {altered(t, "yolo", `"name": "yolo"`, `"name": "other"`), "a model called other"},
+		"no model":          {t.TempDir(), "model-absent: there is no "},
+		"another name":      {altered(t, "yolo", `"name": "yolo"`, `"name": "other"`), "model-invalid: "},
 		"no version":        {altered(t, "yolo", `"version": "1"`, `"version": ""`), "version: missing"},
 		"a class too many":  {altered(t, "yolo", `"classes": [`, `"classes": ["more",`), "the model knows 3, the manifest names 4"},
 		"a mistyped field":  {altered(t, "rtdetr_logits", `"score_floor"`, `"nonsense": 1, "score_floor"`), "nonsense"},
@@ -94,7 +97,7 @@ func TestCheckModelSaysWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "model.onnx"), []byte("other weights"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, complaints, code := tool(t, "check-model", dir); code != 1 || !strings.Contains(complaints, "another digest") {
+	if _, complaints, code := tool(t, "check-model", dir); code != 1 || !strings.Contains(complaints, "model-digest: ") {
 		t.Errorf("%d: %s", code, complaints)
 	}
 }
@@ -113,7 +116,8 @@ func TestDraftManifestIsOneThatFits(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 	names := filepath.Join(t.TempDir(), "names.txt")
-	if err := os.WriteFile(names, []byte("title\ntable\n\n"), 0o600); err != nil {
+	checkpoint := filepath.Join(t.TempDir(), "best.pt")
+	if err := errors.Join(os.WriteFile(names, []byte("title\ntable\n\n"), 0o600), os.WriteFile(checkpoint, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -121,15 +125,152 @@ func TestDraftManifestIsOneThatFits(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"-classes", "a,b", file}, 1, "knows 3 classes, -classes names 2"},
-		{[]string{file}, 1, "-classes is missing"},
+		{[]string{"-classes", "a,b", file}, 1, "model-classes: testdata/families/yolo/model.onnx knows 3 classes, a,b names 2"},
+		{[]string{file}, 1, "model-classes: --classes is missing"},
+		{[]string{"-classes", "none.txt", file}, 1, "model-classes: read the names"},
 		{[]string{"-classes", "a", "-family", family.FasterRCNN, file}, 1, "is of the family yolo, not faster-rcnn"},
+		{[]string{"-classes", "a,b,c", "-size", "640", file}, 1, "model-mismatch: testdata/families/yolo/model.onnx has an input of height 160 and width 128, --size says 640 and 640"},
+		{[]string{"-classes", "a,b,c", "-size", "160x128", file}, 0, ""},
+		{[]string{"-classes", "a,b,c", "-size", "big", file}, 2, "want 1024"},
+		{[]string{"-classes", "a,b,c", "-name", "My Model", file}, 1, "is no name for a model"},
+		{[]string{"-classes", "a,b,c", "-channels", "grey", file}, 1, "input.channels"},
+		{[]string{"-classes", "a", "-size", "640", "testdata/families/faster_rcnn/model.onnx"}, 1, "takes pages of any size"},
 		{[]string{"-classes", names, "testdata/families/faster_rcnn/model.onnx"}, 0, ""},
-		{[]string{"-classes", "a", "report.png"}, 1, "model not accepted"},
-		{[]string{"-classes", "a"}, 2, "one argument"},
+		{[]string{"-classes", "a", "report.png"}, 1, "model-unreadable: model not accepted"},
+		{[]string{"-classes", "a", checkpoint}, 1, "is a checkpoint of the framework"},
+		{[]string{"-classes", "a", "testdata"}, 1, "is a folder"},
+		{[]string{"-classes", "a", "absent.onnx"}, 1, "there is no file"},
+		{[]string{"-classes", "a"}, 2, "0 arguments, want 1"},
 	} {
 		if _, complaints, code := tool(t, append([]string{"draft-manifest"}, c.args...)...); code != c.code || !strings.Contains(complaints, c.want) {
 			t.Errorf("%v: %d: %s", c.args, code, complaints)
 		}
+	}
+}
+
+// added adds one of the tiny models, as detector add-model does.
+func added(t *testing.T, to, file string, args ...string) (out, complaints string, code int) {
+	t.Helper()
+	return tool(t, append(append([]string{"add-model", "-models", to}, args...), file)...)
+}
+
+func TestAddModelStoresOnlyWhatRuns(t *testing.T) {
+	models := t.TempDir()
+	file := "testdata/families/yolo/model.onnx"
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-classes", "text,title"}, "model-classes: "},
+		{[]string{"-classes", "text,title,table", "-family", family.RTDETR}, "model-mismatch: "},
+	} {
+		if out, complaints, code := added(t, models, file, c.args...); code != 1 || !strings.HasPrefix(complaints, c.want) || strings.Count(complaints, "\n") != 2 {
+			t.Errorf("%v: %d: %s%s", c.args, code, out, complaints)
+		}
+	}
+	if out, complaints, code := added(t, models, cutOff(t), "-classes", "text,title,table"); code != 1 || complaints == "" {
+		t.Errorf("%d: %s%s", code, out, complaints)
+	}
+	if left, err := filepath.Glob(filepath.Join(models, "*")); err != nil || len(left) != 0 {
+		t.Fatalf("what was refused left %v, %v", left, err)
+	}
+
+	// Named by its folder, since the file is called as any model.
+	out, complaints, code := added(t, models, file, "-classes", "text,title,table", "-threshold", "0.9")
+	if code != 0 || !strings.Contains(out, "yolo 1: family yolo, 3 classes, input images of 128 x 160 pixels") || strings.Contains(out, "\n0 boxes") {
+		t.Fatalf("%d: %s%s", code, out, complaints)
+	}
+	if out, complaints, code = tool(t, "check-model", "-models", models, "yolo"); code != 0 || !strings.Contains(out, " boxes on a sample page, ") {
+		t.Errorf("%d: %s%s", code, out, complaints)
+	}
+	if _, complaints, code = added(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo"); code != 1 || !strings.HasPrefix(complaints, "model-exists: ") {
+		t.Errorf("%d: %s", code, complaints)
+	}
+	if out, complaints, code = added(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo", "-version", "2"); code != 0 {
+		t.Errorf("%d: %s%s", code, out, complaints)
+	}
+	m, err := manifest.Read(filepath.Join(models, "yolo"))
+	if err != nil || m.Version != "2" || m.Input.Width != 160 || m.Thresholds["*"] != 0.4 {
+		t.Errorf("%+v, %v", m, err)
+	}
+}
+
+// cutOff is a model's file of which half is missing.
+func cutOff(t *testing.T) string {
+	t.Helper()
+	b := read(t, "testdata/families/yolo/model.onnx")
+	at := filepath.Join(t.TempDir(), "cut.onnx")
+	if err := os.WriteFile(at, b[:len(b)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func TestListModelsTellsBrokenOnesToo(t *testing.T) {
+	models := t.TempDir()
+	if _, complaints, code := added(t, models, "testdata/families/faster_rcnn/model.onnx", "-classes", "title,table", "-name", "good"); code != 0 {
+		t.Fatal(complaints)
+	}
+	m, err := manifest.Read(filepath.Join(models, "good"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Name, m.Family = "strange", "abacus"
+	b, err := m.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"strange/manifest.json": string(b), "strange/" + m.File: "", "bare/best.onnx": ""} {
+		at := filepath.Join(models, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, complaints, code := tool(t, "list-models", "-models", models)
+	var told struct {
+		Location string
+		Models   []listed
+	}
+	if err := json.Unmarshal([]byte(out), &told); err != nil || code != 0 || told.Location != models || len(told.Models) != 3 {
+		t.Fatalf("%d: %s%s%v", code, out, complaints, err)
+	}
+	for i, want := range []listed{{Name: "bare", Code: CodeModelAbsent}, {Name: "good"}, {Name: "strange", Code: CodeModelInvalid}} {
+		if got := told.Models[i]; got.Name != want.Name || got.Code != want.Code || (got.Code == "") != (got.Error == "") {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	if _, complaints, code := tool(t, "list-models", "-models", filepath.Join(models, "none")); code != 1 || !strings.HasPrefix(complaints, "model-absent: ") {
+		t.Errorf("%d: %s", code, complaints)
+	}
+}
+
+func TestCheckModelTakesAPhotographOfAPage(t *testing.T) {
+	page, err := png.Decode(bytes.NewReader(read(t, "report.png")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := jpeg.Encode(&b, page, nil); err != nil {
+		t.Fatal(err)
+	}
+	at, drawn := filepath.Join(t.TempDir(), "page.jpg"), filepath.Join(t.TempDir(), "drawn.png")
+	if err := os.WriteFile(at, b.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, complaints, code := tool(t, "check-model", "-image", at, "-out", drawn, "testdata/families/yolo"); code != 0 || !strings.Contains(out, " boxes on "+at) {
+		t.Errorf("%d: %s%s", code, out, complaints)
+	}
+	if _, err := png.Decode(bytes.NewReader(read(t, drawn))); err != nil {
+		t.Error(err)
+	}
+	if _, complaints, code := tool(t, "check-model", "-image", "modeltool.go", "testdata/families/yolo"); code != 1 || !strings.HasPrefix(complaints, "page-image-invalid: ") {
+		t.Errorf("%d: %s", code, complaints)
+	}
+	// Where no page is given a sample is drawn.
+	if err := os.Remove(drawn); err != nil {
+		t.Fatal(err)
+	}
+	if out, complaints, code := tool(t, "check-model", "-out", drawn, "testdata/families/yolo"); code != 0 || !strings.Contains(out, "on a sample page") || len(read(t, drawn)) == 0 {
+		t.Errorf("%d: %s%s", code, out, complaints)
 	}
 }

@@ -1,0 +1,203 @@
+package detector
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/family"
+	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/repository"
+)
+
+// draft writes the manifest that a file tells.
+func (t *modelTool) draft(_ context.Context, file string) error {
+	m, err := t.drafted(file)
+	if err != nil {
+		return err
+	}
+	b, err := m.Text()
+	if err != nil {
+		return err
+	}
+	_, err = t.out.Write(b)
+	return err
+}
+
+// drafted makes a manifest for a file: what it does not tell has the values that
+// most models of its family want.
+func (t *modelTool) drafted(file string) (manifest.Manifest, error) {
+	var m manifest.Manifest
+	if err := isModelFile(file); err != nil {
+		return m, err
+	}
+	g, err := t.graph(file)
+	if err != nil {
+		return m, err
+	}
+	m, known, err := family.Infer(g)
+	if err != nil {
+		return m, err
+	}
+	if t.family != "" && t.family != m.Family {
+		return m, complain(CodeModelMismatch, "Leave --family out, or export the model that you mean.",
+			"%s is of the family %s, not %s: its inputs are %v, its outputs %v", file, m.Family, t.family, g.Inputs, g.Outputs)
+	}
+	if m.Classes, err = readClasses(t.classes, file, known); err != nil {
+		return m, err
+	}
+	if m.SHA256, err = digestOf(file); err != nil {
+		return m, fmt.Errorf("read weights: %w", err)
+	}
+	if m.Name, err = t.named(file); err != nil {
+		return m, err
+	}
+	if err := t.sized(&m, file); err != nil {
+		return m, err
+	}
+	m.Version, m.File = t.version, filepath.Base(file)
+	m.Input.Channels = cmp.Or(t.channels, m.Input.Channels)
+	m.ScoreFloor, m.Thresholds, m.Provider = min(0.1, t.threshold), map[string]float64{schemas.AllClasses: t.threshold}, manifest.CPU
+	if err := m.Validate(); err != nil {
+		return m, fmt.Errorf("%w:\n%w", repository.ErrInvalid, err)
+	}
+	if err := family.Check(m, g); err != nil {
+		return m, complain(CodeModelMismatch, remedyFamily, "%s is almost of the family %s:\n%w", filepath.Base(file), m.Family, err)
+	}
+	return m, nil
+}
+
+// isModelFile says in plain words what ONNX Runtime would say in others.
+func isModelFile(file string) error {
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return complain(CodeModelUnreadable, remedyExport, "there is no file %s", file)
+	case err != nil:
+		return fmt.Errorf("read weights: %w", err)
+	case info.IsDir():
+		return complain(CodeModelUnreadable, "Name the ONNX file in it.", "%s is a folder", file)
+	}
+	switch strings.ToLower(filepath.Ext(file)) {
+	case ".pt", ".pth", ".ckpt", ".safetensors", ".pkl", ".pdparams":
+		return complain(CodeModelUnreadable, remedyExport, "%s is a checkpoint of the framework that trained it, not an ONNX file", file)
+	}
+	return nil
+}
+
+// named is the model's name: as given, or its file's.
+func (t *modelTool) named(file string) (string, error) {
+	name := t.name
+	if name == "" {
+		at, err := filepath.Abs(file)
+		if err != nil {
+			return "", fmt.Errorf("find the model's folder: %w", err)
+		}
+		if name = strings.TrimSuffix(filepath.Base(at), filepath.Ext(at)); name == "model" {
+			name = filepath.Base(filepath.Dir(at))
+		}
+		name = strings.ToLower(strings.ReplaceAll(name, " ", "-"))
+	}
+	if !schemas.IsModelName(name) {
+		return "", complain(CodeModelInvalid, "Give one with --name.", "%.80q is no name for a model: it must be 1 to 64 of a-z, 0-9, _ and -", name)
+	}
+	return name, nil
+}
+
+// sized takes the size that was given, where the file leaves it open.
+func (t *modelTool) sized(m *manifest.Manifest, file string) error {
+	in := &m.Input
+	switch {
+	case in.Varies():
+		if t.height != 0 {
+			return complain(CodeModelMismatch, "Leave --size out.", "%s takes pages of any size", file)
+		}
+		return nil
+	case t.height == 0 && (in.Height == 0 || in.Width == 0):
+		return complain(CodeModelMismatch, "Give the size that it was trained with as --size 1024, or --size HEIGHTxWIDTH.", "%s leaves the size of its input open", file)
+	case t.height == 0:
+		return nil
+	case in.Height != 0 && in.Height != t.height || in.Width != 0 && in.Width != t.width:
+		return complain(CodeModelMismatch, "Leave --size out, or export the model in the size that you mean.",
+			"%s has an input of height %d and width %d, --size says %d and %d", file, in.Height, in.Width, t.height, t.width)
+	}
+	in.Height, in.Width = t.height, t.width
+	return nil
+}
+
+// readClasses reads the names of the classes, of which the model knows so many,
+// or does not say where known is 0.
+func readClasses(given, file string, known int) ([]string, error) {
+	count := "as many as it was trained with"
+	if known > 0 {
+		count = fmt.Sprintf("%d of them", known)
+	}
+	remedy := "Give the names in the order of training, " + count + ": --classes title,table, or a file with a name a line."
+	if given == "" {
+		return nil, complain(CodeModelClasses, remedy, "--classes is missing: %s does not say what its classes are called", file)
+	}
+	separator, from := ",", given
+	if b, err := os.ReadFile(given); err == nil {
+		given, separator = string(b), "\n"
+	} else if strings.ContainsAny(given, "/\\") || strings.HasSuffix(given, ".txt") {
+		return nil, complain(CodeModelClasses, remedy, "read the names of the classes: %w", err)
+	}
+	var classes []string
+	for c := range strings.SplitSeq(given, separator) {
+		if c = strings.TrimSpace(c); c != "" {
+			classes = append(classes, c)
+		}
+	}
+	if known > 0 && len(classes) != known {
+		return nil, complain(CodeModelClasses, remedy, "%s knows %d classes, %s names %d", file, known, from, len(classes))
+	}
+	return classes, nil
+}
+
+// add drafts a manifest, tries the model on a page as it will be served, and
+// only then stores both.
+func (t *modelTool) add(ctx context.Context, file string) error {
+	m, err := t.drafted(file)
+	if err != nil {
+		return err
+	}
+	models, err := t.repository(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer models.Close()
+	if err := t.rehearse(ctx, m, file); err != nil {
+		return err
+	}
+	stored, err := models.Add(ctx, m, file)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "stored %s/%s/%s and %s\n", models.Location(), stored.Name, manifest.File, stored.File)
+	assumed := fmt.Sprintf("channels %s, a crop from score %v on", stored.Input.Channels, stored.Thresholds[schemas.AllClasses])
+	fmt.Fprintf(t.out, "assumed, since no file tells: %s; manifest.json has these and more\n", assumed)
+	return nil
+}
+
+// rehearse tries a model on a page, so that nobody serves one that does not run.
+func (t *modelTool) rehearse(ctx context.Context, m manifest.Manifest, file string) error {
+	fmt.Fprintf(t.out, "%s %s: family %s, %d classes, input %s\n", m.Name, m.Version, m.Family, len(m.Classes), inputOf(m.Input))
+	err := t.try(ctx, repository.Fetched{Manifest: m, Weights: file}, samplePage, false)
+	if err != nil && strings.Contains(err.Error(), "xternal") { // ONNX Runtime's words for it have changed before
+		return complain(CodeModelUnreadable, "Save it as one file: onnx.save(onnx.load(FILE), ONE_FILE).", "weights lie in other files beside %s: %w", file, err)
+	}
+	return err
+}
+
+func inputOf(in manifest.Input) string {
+	if in.Varies() {
+		return fmt.Sprintf("%s of %d to %d pixels, %s", in.Name, in.ShortestEdge, in.LongestEdge, in.Channels)
+	}
+	return fmt.Sprintf("%s of %d x %d pixels (width x height), %s", in.Name, in.Width, in.Height, in.Channels)
+}
