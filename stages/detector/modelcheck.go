@@ -63,7 +63,7 @@ func locate(model string) (location, name string, err error) {
 		return location, name, nil
 	}
 	if _, err := os.Stat(filepath.Join(model, manifest.File)); err != nil && schemas.IsModelName(model) {
-		return "", model, nil //nolint:nilerr // what is no model here is the name of one there
+		return "", model, nil
 	}
 	dir, err := filepath.Abs(model)
 	if err != nil {
