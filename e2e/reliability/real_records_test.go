@@ -75,7 +75,7 @@ func TestRealBomb(t *testing.T) {
 		t.Errorf("%d letters tell of %d batches", found, letters)
 	}
 	growth := 100 * (float64(most)/float64(before) - 1)
-	// A client unfolds up to the bound before it refuses; several partitions may come at once.
+	// A client counts up to the bound before it refuses, and holds none of it; its decoders and the fetches themselves cost something.
 	if most > before+2*kafka.MaxDecompressed {
 		t.Errorf("the page-splitter grew from %d to %d MB", before/1e6, most/1e6)
 	}
