@@ -49,6 +49,9 @@ func main() {
 	if pagesplitter.IsRenderChild(os.Args) {
 		os.Exit(pagesplitter.RenderChild())
 	}
+	if pagesplitter.IsPageTool(os.Args) {
+		os.Exit(pagesplitter.PageTool(context.Background(), os.Args, os.Stdout, os.Stderr))
+	}
 	os.Exit(program.Main(program.Spec[config]{
 		Name:      "page-splitter",
 		Purpose:   "opens documents, plans their runs and renders their pages",
