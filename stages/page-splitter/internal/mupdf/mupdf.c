@@ -1,97 +1,17 @@
 #include "mupdf.h"
+#include "library.h"
 
-#include <setjmp.h>
 #include <stdlib.h>
 #include <string.h>
 
-/*
- * The library comes compiled with go-fitz, but its headers are out of reach of
- * another module's cgo. What is used of it is therefore declared here: opaque
- * handles, functions of the public interface, and three plain structs that are
- * passed by value. fz_new_context_imp compares the release it is told with its
- * own and refuses any other, so these declarations cannot meet a library that
- * they don't describe.
- */
 const char lc_mupdf_version[] = "1.24.9";
-
-typedef struct fz_context fz_context;
-typedef struct fz_document fz_document;
-typedef struct fz_document_handler fz_document_handler;
-typedef struct fz_stream fz_stream;
-typedef struct fz_page fz_page;
-typedef struct fz_pixmap fz_pixmap;
-typedef struct fz_colorspace fz_colorspace;
-typedef struct fz_device fz_device;
-typedef struct fz_stext_page fz_stext_page;
-typedef struct fz_buffer fz_buffer;
-typedef struct fz_output fz_output;
-typedef struct fz_display_list fz_display_list;
-
-typedef struct { float x0, y0, x1, y1; } fz_rect;
-typedef struct { int x0, y0, x1, y1; } fz_irect;
-typedef struct { float a, b, c, d, e, f; } fz_matrix;
-
-extern fz_document_handler pdf_document_handler;
-extern fz_document_handler img_document_handler;
-
-sigjmp_buf *fz_push_try(fz_context *ctx);
-int fz_do_try(fz_context *ctx);
-int fz_do_always(fz_context *ctx);
-int fz_do_catch(fz_context *ctx);
-int fz_caught(fz_context *ctx);
-const char *fz_caught_message(fz_context *ctx);
-
-fz_context *fz_new_context_imp(const void *alloc, const void *locks, size_t max_store, const char *version);
-void fz_drop_context(fz_context *ctx);
-void fz_set_warning_callback(fz_context *ctx, void (*callback)(void *user, const char *message), void *user);
-void fz_set_error_callback(fz_context *ctx, void (*callback)(void *user, const char *message), void *user);
-void fz_register_document_handler(fz_context *ctx, const fz_document_handler *handler);
-fz_stream *fz_open_memory(fz_context *ctx, const unsigned char *data, size_t len);
-void fz_drop_stream(fz_context *ctx, fz_stream *stream);
-fz_document *fz_open_document_with_stream(fz_context *ctx, const char *magic, fz_stream *stream);
-void fz_drop_document(fz_context *ctx, fz_document *doc);
-int fz_needs_password(fz_context *ctx, fz_document *doc);
-int fz_count_pages(fz_context *ctx, fz_document *doc);
-fz_page *fz_load_page(fz_context *ctx, fz_document *doc, int number);
-void fz_drop_page(fz_context *ctx, fz_page *page);
-fz_rect fz_bound_page(fz_context *ctx, fz_page *page);
-fz_display_list *fz_new_display_list_from_page(fz_context *ctx, fz_page *page);
-void fz_run_display_list(fz_context *ctx, fz_display_list *list, fz_device *dev, fz_matrix ctm, fz_rect scissor, void *cookie);
-void fz_drop_display_list(fz_context *ctx, fz_display_list *list);
-fz_colorspace *fz_device_rgb(fz_context *ctx);
-fz_pixmap *fz_new_pixmap_with_bbox(fz_context *ctx, fz_colorspace *cs, fz_irect bbox, void *separations, int alpha);
-void fz_clear_pixmap_with_value(fz_context *ctx, fz_pixmap *pix, int value);
-unsigned char *fz_pixmap_samples(fz_context *ctx, const fz_pixmap *pix);
-int fz_pixmap_stride(fz_context *ctx, const fz_pixmap *pix);
-void fz_drop_pixmap(fz_context *ctx, fz_pixmap *pix);
-fz_device *fz_new_draw_device(fz_context *ctx, fz_matrix ctm, fz_pixmap *dest);
-fz_device *fz_new_stext_device(fz_context *ctx, fz_stext_page *page, const void *options);
-void fz_close_device(fz_context *ctx, fz_device *dev);
-void fz_drop_device(fz_context *ctx, fz_device *dev);
-fz_stext_page *fz_new_stext_page(fz_context *ctx, fz_rect mediabox);
-void fz_drop_stext_page(fz_context *ctx, fz_stext_page *page);
-void fz_print_stext_page_as_json(fz_context *ctx, fz_output *out, fz_stext_page *page, float scale);
-fz_buffer *fz_new_buffer(fz_context *ctx, size_t capacity);
-size_t fz_buffer_storage(fz_context *ctx, fz_buffer *buf, unsigned char **data);
-void fz_drop_buffer(fz_context *ctx, fz_buffer *buf);
-fz_output *fz_new_output_with_buffer(fz_context *ctx, fz_buffer *buf);
-void fz_close_output(fz_context *ctx, fz_output *out);
-void fz_drop_output(fz_context *ctx, fz_output *out);
-
-/*
- * MuPDF's exceptions: a try block must be left by its end, never by return or
- * goto, and locals changed inside it and read after it must be volatile.
- */
-#define TRY(ctx) if (!sigsetjmp(*fz_push_try(ctx), 0)) if (fz_do_try(ctx)) do
-#define ALWAYS(ctx) while (0); if (fz_do_always(ctx)) do
-#define CATCH(ctx) while (0); if (fz_do_catch(ctx))
-
-enum { ERROR_SYSTEM = 2 }; /* fz_caught: out of memory, or a system call failed */
 
 struct lc_doc {
 	fz_context *ctx;
 	fz_stream *stream;
 	fz_document *doc;
+	int kind;
+	int indexed; /* lc_index_pages was called */
 	fz_page *page; /* loaded last */
 	fz_rect bounds; /* of page */
 };
@@ -109,7 +29,7 @@ static int fail(fz_context *ctx, char *err, size_t err_len)
 	return fz_caught(ctx) == ERROR_SYSTEM ? LC_MEMORY : LC_BROKEN;
 }
 
-int lc_open(const unsigned char *data, size_t len, int kind, size_t store, lc_doc **out, char *err, size_t err_len)
+int lc_open(int fd, int64_t size, int kind, size_t store, lc_doc **out, char *err, size_t err_len)
 {
 	int code = LC_OK;
 	lc_doc *d = calloc(1, sizeof *d);
@@ -117,6 +37,7 @@ int lc_open(const unsigned char *data, size_t len, int kind, size_t store, lc_do
 	*out = NULL;
 	if (!d)
 		return LC_MEMORY;
+	d->kind = kind;
 	d->ctx = fz_new_context_imp(NULL, NULL, store, lc_mupdf_version);
 	if (!d->ctx) {
 		free(d);
@@ -129,7 +50,7 @@ int lc_open(const unsigned char *data, size_t len, int kind, size_t store, lc_do
 		/* One parser alone is reachable: the one for the type that the
 		 * allow-list found. Zip, XPS, SVG, EPUB and the rest stay out. */
 		fz_register_document_handler(d->ctx, kind == LC_PDF ? &pdf_document_handler : &img_document_handler);
-		d->stream = fz_open_memory(d->ctx, data, len);
+		d->stream = lc_open_file(d->ctx, fd, size);
 		d->doc = fz_open_document_with_stream(d->ctx, kind == LC_PDF ? "application/pdf" : "image/tiff", d->stream);
 	}
 	CATCH(d->ctx) {
@@ -177,6 +98,10 @@ int lc_load(lc_doc *d, int number, float *width, float *height, char *err, size_
 	fz_drop_page(d->ctx, d->page);
 	d->page = NULL;
 	TRY(d->ctx) {
+		if (d->kind == LC_PDF && !d->indexed) {
+			d->indexed = 1;
+			lc_index_pages(d->ctx, d->doc);
+		}
 		d->page = fz_load_page(d->ctx, d->doc, number);
 		d->bounds = fz_bound_page(d->ctx, d->page);
 		*width = d->bounds.x1 - d->bounds.x0;

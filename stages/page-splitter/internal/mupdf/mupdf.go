@@ -45,18 +45,18 @@ const storeBytes = 64 << 20
 // Document is an open document. It is not for concurrent use.
 type Document struct{ doc *C.lc_doc }
 
-// Open opens the document in data, which must not move, change or be unmapped
-// before Close: memory from the Go heap must be pinned by the caller.
-func Open(data []byte, kind Kind) (*Document, error) {
-	if len(data) == 0 {
+// Open opens the document in the size bytes of the file that fd describes, which
+// must stay open and unchanged before Close. A file that cannot be read any more
+// ends the process.
+func Open(fd int, size int64, kind Kind) (*Document, error) {
+	if size == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrBroken)
 	}
 	var (
 		doc     *C.lc_doc
 		message errorBuffer
 	)
-	code := C.lc_open((*C.uchar)(unsafe.Pointer(unsafe.SliceData(data))), C.size_t(len(data)), C.int(kind), storeBytes,
-		&doc, message.ptr(), message.len())
+	code := C.lc_open(C.int(fd), C.int64_t(size), C.int(kind), storeBytes, &doc, message.ptr(), message.len())
 	if err := message.err(code); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@
 #define LEAFCUTTER_MUPDF_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum { LC_OK = 0, LC_BROKEN = 1, LC_MEMORY = 2, LC_VERSION = 3 };
 
@@ -25,9 +26,10 @@ typedef struct {
 /* The MuPDF release whose binary interface mupdf.c declares. */
 extern const char lc_mupdf_version[];
 
-/* Opens the document in data, which must stay put until lc_close. err has room
- * for err_len bytes and is always terminated. */
-int lc_open(const unsigned char *data, size_t len, int kind, size_t store, lc_doc **doc, char *err, size_t err_len);
+/* Opens the document in the size bytes of the file fd, which must stay open and
+ * as it is until lc_close. err has room for err_len bytes and is always
+ * terminated. */
+int lc_open(int fd, int64_t size, int kind, size_t store, lc_doc **doc, char *err, size_t err_len);
 void lc_close(lc_doc *doc);
 
 int lc_needs_password(lc_doc *doc);

@@ -3,7 +3,8 @@ package mupdf
 import (
 	"errors"
 	"fmt"
-	"runtime"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
@@ -16,28 +17,82 @@ import (
 
 func open(t *testing.T, content []byte) *Document {
 	t.Helper()
-	pinner := new(runtime.Pinner)
-	pinner.Pin(&content[0])
-	doc, err := Open(content, KindPDF)
+	doc, err := Open(written(t, content), int64(len(content)), KindPDF)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { doc.Close(); pinner.Unpin() })
+	t.Cleanup(doc.Close)
 	return doc
 }
 
+// written returns the descriptor of a file with the content, which is open until
+// the test ends.
+func written(t *testing.T, content []byte) int {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "document")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() }) // read only
+	return int(file.Fd())
+}
+
 func TestOpenRefuses(t *testing.T) {
-	for name, content := range map[string][]byte{"empty": nil, "text": []byte("nothing to see")} {
-		if doc, err := Open(content, KindPDF); !errors.Is(err, ErrBroken) || doc != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
 	// Only the parser of the kind that was asked for is reachable.
-	for _, content := range []string{`<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>`, "P1 1 1 1", "<html>x</html>"} {
-		if _, err := Open([]byte(content), KindPDF); !errors.Is(err, ErrBroken) {
-			t.Errorf("%s: %v", content, err)
+	for _, content := range []string{"", "nothing to see", `<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>`, "P1 1 1 1", "<html>x</html>"} {
+		if doc, err := Open(written(t, []byte(content)), int64(len(content)), KindPDF); !errors.Is(err, ErrBroken) || doc != nil {
+			t.Errorf("%q: %v", content, err)
 		}
 	}
+}
+
+// TestPageTree: whatever its tree looks like, a document's pages are where they are
+// by the tree.
+func TestPageTree(t *testing.T) {
+	tree := string(testpdf.Tree(1234))
+	for name, c := range map[string]struct {
+		document string
+		pages    map[int]string // number, from 0: its text
+	}{
+		"nodes":       {tree, map[int]string{0: "1", 9: "10", 10: "11", 1000: "1001", 1233: "1234"}},
+		"page twice":  {strings.Replace(tree, "/Kids [128 0 R 130 0 R", "/Kids [128 0 R 128 0 R", 1), map[int]string{0: "1", 1: "1", 2: "3"}},
+		"swapped":     {strings.Replace(tree, "/Kids [4 0 R 5 0 R", "/Kids [5 0 R 4 0 R", 1), map[int]string{0: "11", 10: "1", 20: "21"}},
+		"fewer":       {strings.Replace(tree, "/Count 1234", "/Count 9999", 1), map[int]string{0: "1", 1233: "1234"}},
+		"cycle":       {strings.Replace(tree, "/Kids [4 0 R 5 0 R", "/Kids [4 0 R 2 0 R", 1), map[int]string{0: "1", 9: "10"}},
+		"no table":    {strings.Replace(tree, "startxref", "startnone", 1), map[int]string{0: "1", 1233: "1234"}},
+		"wrong place": {strings.Replace(tree, "\n1500 0 obj", "\n\n\n1500 0 obj", 1), map[int]string{0: "1", 1233: "1234"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := open(t, []byte(c.document))
+			for number, want := range c.pages {
+				if got := text(t, doc, number); got != want {
+					t.Errorf("page %d says %q, want %q", number, got, want)
+				}
+			}
+		})
+	}
+}
+
+// text returns the only line of a page, counted from 0.
+func text(t *testing.T, doc *Document, number int) string {
+	t.Helper()
+	width, height, err := doc.Load(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := doc.Render(1, int(width), int(height), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Drop()
+	if len(page.Lines) != 1 {
+		t.Fatalf("page %d has lines %+v", number, page.Lines)
+	}
+	return page.Lines[0].Text
 }
 
 // TestHostileText: a font may map its glyphs to any character. Whatever they are,

@@ -78,7 +78,7 @@ type child struct {
 	base   int64 // address space in bytes before the first document
 
 	doc     *mupdf.Document
-	data    []byte // the mapped file
+	file    int // descriptor of the document, 0 without one
 	kind    filetype.Type
 	sizes   [][2]int // pixels of each page, for images
 	encoder pngenc.Encoder
@@ -165,38 +165,40 @@ func library(code string, err error) error {
 	return &coded{code: code, err: err}
 }
 
-// open maps the file and opens it. The map keeps the file's bytes out of both
-// heaps, and a child needs no path and no open call for it, which lets a sandbox
-// forbid them.
+// open opens the document in the file. The descriptor is all that it needs: no
+// path and no open call, which lets a sandbox forbid them.
 func (c *child) open(fd int, req request) (reply, error) {
 	c.close()
-	defer func() { _ = syscall.Close(fd) }() // the map outlives it
-	if err := limitMemory(c.base + c.limits.Memory + req.Size); err != nil {
-		return reply{}, err
-	}
-	data, err := syscall.Mmap(fd, 0, int(req.Size), syscall.PROT_READ, syscall.MAP_PRIVATE)
-	if err != nil {
-		return reply{}, refuse(CodeOutOfMemory, "mapping %d bytes: %w", req.Size, err)
-	}
-	c.data, c.kind = data, req.Type
+	c.file, c.kind = fd, req.Type
 	opened := false
 	defer func() {
 		if !opened {
 			c.close()
 		}
 	}()
-	// The parent has looked already; what is parsed is what is looked at here.
-	if kind, ok := filetype.Detect(data[:min(len(data), filetype.HeadSize)]); !ok || kind != req.Type {
-		return reply{}, refuse(CodeUnsupported, "the file is not %s any more", req.Type)
-	}
-	parser := mupdf.KindPDF
+	memory, parser := c.base+c.limits.Memory, mupdf.KindPDF
 	if c.kind != filetype.PDF {
 		parser = mupdf.KindImage
-		if c.sizes, err = imageSizes(data, c.kind, c.limits.MaxPages+1); err != nil {
-			return reply{}, refuse(CodeUnreadable, "%w", err)
+		memory += req.Size // the library reads the file of an image whole, that of a PDF in pieces
+	}
+	if err := limitMemory(memory); err != nil {
+		return reply{}, err
+	}
+	// The parent has looked already; what is parsed is what is looked at here.
+	head := make([]byte, filetype.HeadSize)
+	n, err := syscall.Pread(c.file, head, 0)
+	if err != nil {
+		return reply{}, fmt.Errorf("reading the file: %w", err)
+	}
+	if kind, ok := filetype.Detect(head[:n]); !ok || kind != req.Type {
+		return reply{}, refuse(CodeUnsupported, "the file is not %s any more", req.Type)
+	}
+	if c.kind != filetype.PDF {
+		if c.sizes, err = c.imageSizes(req.Size); err != nil {
+			return reply{}, err
 		}
 	}
-	if c.doc, err = mupdf.Open(data, parser); err != nil {
+	if c.doc, err = mupdf.Open(c.file, req.Size, parser); err != nil {
 		return reply{}, library(CodeUnreadable, err)
 	}
 	if c.doc.NeedsPassword() {
@@ -217,12 +219,27 @@ func (c *child) open(fd int, req request) (reply, error) {
 
 func (c *child) close() {
 	if c.doc != nil {
-		c.doc.Close() // before the bytes that it reads from go
+		c.doc.Close() // before the file that it reads from goes
 	}
-	if c.data != nil {
-		_ = syscall.Munmap(c.data) // fails only for memory that is not mapped
+	if c.file != 0 {
+		_ = syscall.Close(c.file) // read only
 	}
-	c.doc, c.data, c.sizes = nil, nil, nil
+	c.doc, c.file, c.sizes = nil, 0, nil
+}
+
+// imageSizes returns the pixels of each page of the image that is being opened.
+// The headers may lie anywhere in the file, so it is mapped meanwhile.
+func (c *child) imageSizes(size int64) ([][2]int, error) {
+	data, err := syscall.Mmap(c.file, 0, int(size), syscall.PROT_READ, syscall.MAP_PRIVATE)
+	if err != nil {
+		return nil, refuse(CodeOutOfMemory, "mapping %d bytes: %w", size, err)
+	}
+	defer func() { _ = syscall.Munmap(data) }() // fails only for memory that is not mapped
+	sizes, err := imageSizes(data, c.kind, c.limits.MaxPages+1)
+	if err != nil {
+		return nil, refuse(CodeUnreadable, "%w", err)
+	}
+	return sizes, nil
 }
 
 func (c *child) page(number, dpi int) (reply, error) {

@@ -78,6 +78,35 @@ func Text(n int) []byte {
 	return Document(pages)
 }
 
+// Tree is a document of n pages each with its number as its only
+// text, in a tree of nodes of ten kids as a producer of books makes it: the size of
+// the pages is that of the root.
+func Tree(n int) []byte {
+	w := &writer{}
+	w.object(1, "<< /Type /Catalog /Pages 2 0 R >>")
+	nodes := (n + 9) / 10
+	w.object(2, fmt.Sprintf("<< /Type /Pages /MediaBox [0 0 300 200] /Resources << /Font << /F 3 0 R >> >> /Count %d /Kids [%s] >>", n, references(FirstExtra, nodes, 1)))
+	w.object(3, "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+	first := FirstExtra + nodes
+	for i := range nodes {
+		kids := min(10, n-10*i)
+		w.object(FirstExtra+i, fmt.Sprintf("<< /Type /Pages /Parent 2 0 R /Count %d /Kids [%s] >>", kids, references(first+20*i, kids, 2)))
+	}
+	for i := range n {
+		w.object(first+2*i, fmt.Sprintf("<< /Type /Page /Parent %d 0 R /Contents %d 0 R >>", FirstExtra+i/10, first+2*i+1))
+		w.object(first+2*i+1, Stream("", fmt.Appendf(nil, "BT /F 20 Tf 50 100 Td (%d) Tj ET", i+1)))
+	}
+	return w.finish()
+}
+
+func references(first, n, step int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%d 0 R ", first+step*i)
+	}
+	return b.String()
+}
+
 // NoPages is a well-formed document without a page.
 func NoPages() []byte { return Document(nil) }
 
