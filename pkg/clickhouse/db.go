@@ -54,6 +54,12 @@ func WithTelemetry(tracers trace.TracerProvider, meters metric.MeterProvider) Op
 	return func(s *settings) { s.Tracers, s.Meters = tracers, meters }
 }
 
+// WithPatience gives up a statement after a silence of d already, and not after [Config.Timeout], from a server that has not
+// lately been slow; one that has is given up to that. It is for callers that ask again, with the same rows.
+func WithPatience(d time.Duration) Option {
+	return func(s *settings) { s.Patience = d }
+}
+
 // WithProbeQuery changes what [DB.Probe] asks; "SELECT 1" where not given. One that reads a table that is written to
 // also sees migrations that have not been applied; only one that writes sees a server that answers and takes no writes.
 func WithProbeQuery(query string) Option {

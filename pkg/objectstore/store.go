@@ -32,6 +32,10 @@ import (
 // Dependency is the name under which the store's probe is registered and its absence is classed.
 const Dependency = "s3"
 
+// patience is how long a server that is not known to be slow may be silent. Every request may be repeated: what is put is
+// the same however often.
+const patience = 20 * time.Second
+
 // Store is one bucket. It is safe for any number of goroutines.
 type Store struct {
 	cfg       Config
@@ -59,9 +63,10 @@ func WithTelemetry(tracers trace.TracerProvider, meters metric.MeterProvider) Op
 	return func(s *outbound.Settings) { s.Tracers, s.Meters = tracers, meters }
 }
 
-// WithStall changes after how long without a byte in either direction a request is given up: 60 s where not given.
+// WithStall changes after how long without a byte in either direction a request is given up: where not given 20 s, and up
+// to 60 s from a server that has lately been as slow. It is tried again by a new connection.
 func WithStall(stall time.Duration) Option {
-	return func(s *outbound.Settings) { s.Stall = stall }
+	return func(s *outbound.Settings) { s.Stall, s.Patience = stall, stall }
 }
 
 // Open makes a store without touching the network: a server that is away shows at the first use, and in [Store.Probe].
@@ -69,7 +74,7 @@ func Open(ctx context.Context, cfg Config, options ...Option) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("object store: %w", err)
 	}
-	settings := outbound.Settings{Connections: cfg.Connections}
+	settings := outbound.Settings{Connections: cfg.Connections, Patience: patience}
 	for _, option := range options {
 		option(&settings)
 	}

@@ -42,12 +42,15 @@ func spec() program.Spec[config] {
 	}
 }
 
+// patience is how long a ClickHouse that is not known to be slow may be silent: everything here is asked again.
+const patience = 20 * time.Second
+
 func main() { os.Exit(program.Main(spec())) }
 
 func run(ctx context.Context, p *program.Program, cfg config) (err error) {
 	tracers, meters := p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()
 	db, err := clickhouse.Open(ctx, cfg.ClickHouse, clickhouse.WithTelemetry(tracers, meters),
-		clickhouse.WithProbeQuery(recorder.ProbeQuery))
+		clickhouse.WithProbeQuery(recorder.ProbeQuery), clickhouse.WithPatience(patience))
 	if err != nil {
 		return err
 	}
