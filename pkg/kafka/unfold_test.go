@@ -191,8 +191,8 @@ func TestBombsCostNoMemory(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			spent := float64(after.TotalAlloc-before.TotalAlloc) / (1 << 20)
 			t.Logf("4 bombs of %.2f MB: %.1f MiB allocated", float64(len(bomb))/1e6, spent)
-			// The client's own takes several times the bound for each; decoders that are never used again would take somewhat more than it. The collector may empty a pool meanwhile, and the race
-			// detector has a pool drop a quarter of what is put into it.
+			// The client's own takes several times the bound for each. The collector may empty a pool between two of them, and the
+			// race detector has a pool drop a quarter of what is put into it.
 			if spent > 6*MaxDecompressed>>20 {
 				t.Errorf("4 bombs of %d MiB cost %.0f MiB", len(parts), spent)
 			}
