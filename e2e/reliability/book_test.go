@@ -45,7 +45,7 @@ func TestLargeBook(t *testing.T) {
 		t.Errorf("the book is %s with %d pages done and %d failed: %+v", d.State, d.PagesDone, d.PagesFailed, d.Failures)
 	}
 	ratio := float64(most) / float64(before)
-	if full && ratio > 1.1 { // docs/reliability.md says by how much it falls short
+	if full && ratio > 1.1 {
 		t.Errorf("the splitter and its renderers hold %.1f MB with the book, %.1f MB with small documents", float64(most)/1e6, float64(before)/1e6)
 	}
 	v := verdict{pages: selected - 1, lost: max(0, selected-1-d.PagesDone), condemned: max(0, d.PagesFailed-1)}
