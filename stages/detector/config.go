@@ -6,7 +6,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"leafcutter/pkg/config"
 	"leafcutter/schemas"
@@ -17,10 +19,14 @@ import (
 // Config is the stage's own knobs. Package config reads it from environment and
 // flags; fields left zero have the defaults that their descriptions name.
 type Config struct {
-	Model     string `env:"LEAFCUTTER_MODEL" envDefault:"layout_cdla" desc:"model to serve: a folder in LEAFCUTTER_MODELS_DIR"`
-	ModelsDir string `env:"LEAFCUTTER_MODELS_DIR" desc:"folder of models, each a folder with manifest.json and weights; empty for ../models, seen from the binary"`
-	Library   string `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
-	CacheDir  string `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
+	Model     string   `env:"LEAFCUTTER_MODEL" envDefault:"layout_cdla" desc:"model to serve: a folder in LEAFCUTTER_MODELS_DIR"`
+	Models    []string `env:"LEAFCUTTER_MODELS" desc:"models to serve, instead of LEAFCUTTER_MODEL: names with commas between them, or * for all of LEAFCUTTER_MODELS_DIR"`
+	ModelsDir string   `env:"LEAFCUTTER_MODELS_DIR" desc:"folder of models, each a folder with manifest.json and weights, or s3://bucket/prefix of such; empty for ../models, seen from the binary"`
+	Library   string   `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
+	CacheDir  string   `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
+
+	Memory  config.Bytes  `env:"LEAFCUTTER_MODELS_MEMORY" envDefault:"512MiB" desc:"memory for loaded models, each counted as 64MiB and two and a half times its weights; where it does not hold the next one, the one unused for longest is unloaded first; one model is loaded whatever its size"`
+	Refresh time.Duration `env:"LEAFCUTTER_MODELS_REFRESH" envDefault:"30s" desc:"how often LEAFCUTTER_MODELS_DIR is looked at for models that have changed; 0 for never"`
 
 	Provider string `env:"LEAFCUTTER_INFERENCE_PROVIDER" desc:"ONNX Runtime's execution provider: cpu, cuda or openvino; empty for the one that the model's manifest names. The last two need an ONNX Runtime that was built with them"`
 
@@ -38,6 +44,17 @@ func (c Config) Validate() error {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if !schemas.IsModelName(c.Model) {
 		fault("LEAFCUTTER_MODEL: %.80q is not a model name (1 to 64 of a-z, 0-9, _ and -)", c.Model)
+	}
+	for _, name := range c.Models {
+		if name != everyModel && !schemas.IsModelName(name) {
+			fault("LEAFCUTTER_MODELS: %.80q is neither a model name (1 to 64 of a-z, 0-9, _ and -) nor %s", name, everyModel)
+		}
+	}
+	if c.Memory < 0 {
+		fault("LEAFCUTTER_MODELS_MEMORY: %s is less than 0", c.Memory)
+	}
+	if c.Refresh < 0 {
+		fault("LEAFCUTTER_MODELS_REFRESH: %s is less than 0", c.Refresh)
 	}
 	if c.Provider != "" && !manifest.IsProvider(c.Provider) {
 		fault("LEAFCUTTER_INFERENCE_PROVIDER: %.80q is none of %s", c.Provider, strings.Join(manifest.Providers(), ", "))
@@ -60,10 +77,30 @@ func (c Config) Validate() error {
 	return errors.Join(faults...)
 }
 
+// everyModel stands for all models of the repository.
+const everyModel = "*"
+
+// all says whether whatever the repository holds is served.
+func (c Config) all() bool { return slices.Contains(c.Models, everyModel) }
+
+// names are the models that are named, each once.
+func (c Config) names() []string {
+	switch {
+	case c.all():
+		return nil
+	case len(c.Models) == 0:
+		return []string{c.Model}
+	}
+	return slices.Compact(slices.Sorted(slices.Values(c.Models)))
+}
+
 // resolve fills in what was left zero.
 func (c Config) resolve() (Config, error) {
 	if err := c.Validate(); err != nil {
 		return c, err
+	}
+	if c.Memory == 0 {
+		c.Memory = 512 << 20
 	}
 	if c.Runs == 0 {
 		c.Runs = 1

@@ -26,21 +26,23 @@ import (
 	"time"
 
 	"leafcutter/pkg/fault"
+	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
 	"leafcutter/stages/detector/internal/pageimage"
+	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/session"
 )
 
 // Why a detector cannot be made. Such a service is not ready, and says so.
 var (
 	// ErrModelAbsent: there is no manifest or there are no weights.
-	ErrModelAbsent = errors.New("model absent")
+	ErrModelAbsent = repository.ErrAbsent
 	// ErrModelInvalid: the manifest has faults, or does not fit the weights.
-	ErrModelInvalid = errors.New("model invalid")
+	ErrModelInvalid = repository.ErrInvalid
 	// ErrModelDigest: the weights are not those that the manifest names.
-	ErrModelDigest = errors.New("model weights have another digest")
+	ErrModelDigest = repository.ErrDigest
 	// ErrLibrary: ONNX Runtime could not be loaded.
 	ErrLibrary = session.ErrLibrary
 	// ErrProvider: it cannot run the model by the execution provider asked
@@ -97,29 +99,41 @@ type Page struct {
 // Option changes how a detector is made.
 type Option func(*loader)
 
-// New loads a model and runs it once, so that it returns a detector that is
-// warm. log is told how the model was loaded.
+// New loads a model from a folder of models and runs it once, so that it
+// returns a detector that is warm. log is told how the model was loaded.
 func New(ctx context.Context, c Config, log *slog.Logger, options ...Option) (*Detector, error) {
 	c, err := c.resolve()
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLoader(c)
+	models, err := repository.Open(ctx, c.ModelsDir, objectstore.Config{}, c.CacheDir)
 	if err != nil {
 		return nil, err
 	}
-	l.log = log.With(slog.String("model", l.manifest.Name))
+	defer models.Close()
+	f, err := models.Fetch(ctx, c.Model)
+	if err != nil {
+		return nil, err
+	}
+	return load(ctx, c, f, make(chan struct{}, c.Runs), log, options)
+}
+
+// load is New of a model that was fetched. Detectors that share runs infer, all
+// together, as often at once as it has room. c is resolved.
+func load(ctx context.Context, c Config, f repository.Fetched, runs chan struct{}, log *slog.Logger, options []Option) (*Detector, error) {
+	l, err := newLoader(c, f)
+	if err != nil {
+		return nil, err
+	}
+	l.log = log.With(slog.String("model", f.Manifest.Name))
 	for _, option := range options {
 		option(l)
 	}
 	d := &Detector{
-		config: c, manifest: l.manifest, family: l.family, library: l.library,
-		runs: make(chan struct{}, c.Runs), pages: make(chan *page, c.Pages),
+		config: c, manifest: f.Manifest, digest: f.Digest, family: l.family, library: l.library,
+		runs: runs, pages: make(chan *page, c.Pages),
 	}
-	if d.digest, err = d.manifest.Digest(); err == nil {
-		err = d.warm(ctx, l)
-	}
-	if err != nil {
+	if err = d.warm(ctx, l); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
@@ -174,17 +188,6 @@ func (p *page) preprocess(f family.Family, png []byte, maxPixels int) (family.Ge
 		return g, classPage(err)
 	}
 	return g, nil
-}
-
-func readManifest(dir string) (manifest.Manifest, error) {
-	m, err := manifest.Read(dir)
-	switch {
-	case errors.Is(err, manifest.ErrAbsent):
-		return m, fmt.Errorf("%w: %w", ErrModelAbsent, err)
-	case errors.Is(err, manifest.ErrInvalid):
-		return m, fmt.Errorf("%w: %w", ErrModelInvalid, err)
-	}
-	return m, err
 }
 
 // Detect finds the objects on a page image. It waits while Config.Pages pages
@@ -251,9 +254,13 @@ func classPage(err error) error {
 
 // Announcement says which model this is, for the topic models.
 func (d *Detector) Announcement(now time.Time) schemas.ModelAnnounced {
+	return announcement(d.manifest, d.digest, now)
+}
+
+func announcement(m manifest.Manifest, digest string, now time.Time) schemas.ModelAnnounced {
 	return schemas.ModelAnnounced{
-		Model: d.manifest.Name, Version: d.manifest.Version, Digest: d.digest, Family: d.manifest.Family,
-		Classes: d.manifest.Classes, ScoreFloor: d.manifest.ScoreFloor, Thresholds: d.manifest.Thresholds,
+		Model: m.Name, Version: m.Version, Digest: digest, Family: m.Family,
+		Classes: m.Classes, ScoreFloor: m.ScoreFloor, Thresholds: m.Thresholds,
 		AnnouncedAt: now.UTC(),
 	}
 }

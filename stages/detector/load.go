@@ -15,6 +15,7 @@ import (
 
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/session"
 )
 
@@ -34,6 +35,7 @@ const tolerance = 1e-3
 type loader struct {
 	config   Config
 	manifest manifest.Manifest
+	weights  string // path of the model's file as shipped
 	family   family.Family
 	library  *session.Runtime
 	page     *page  // on which the model is tried
@@ -41,18 +43,9 @@ type loader struct {
 	log      *slog.Logger
 }
 
-// newLoader reads the manifest and loads the library, which is then the
-// caller's to close.
-func newLoader(c Config) (*loader, error) {
-	dir := filepath.Join(c.ModelsDir, c.Model)
-	m, err := readManifest(dir)
-	if err != nil {
-		return nil, err
-	}
-	if m.Name != c.Model {
-		return nil, fmt.Errorf("%w: %s describes a model called %s", ErrModelInvalid, filepath.Join(dir, manifest.File), m.Name)
-	}
-	f, err := family.New(m)
+// newLoader loads the library, which is then the caller's to close.
+func newLoader(c Config, fetched repository.Fetched) (*loader, error) {
+	f, err := family.New(fetched.Manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrModelInvalid, err)
 	}
@@ -60,33 +53,27 @@ func newLoader(c Config) (*loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &loader{config: c, manifest: m, family: f, library: library}, nil
-}
-
-// weights is the path of the model's file as shipped.
-func (l *loader) weights() string {
-	return filepath.Join(l.config.ModelsDir, l.config.Model, l.manifest.File)
+	return &loader{config: c, manifest: fetched.Manifest, weights: fetched.Weights, family: f, library: library}, nil
 }
 
 // load checks the weights and opens the fastest graph for them that is known
 // to compute the same.
 func (l *loader) load(ctx context.Context) (*session.Session, error) {
-	weights := l.weights()
-	source, err := digestOf(weights)
+	source, err := digestOf(l.weights)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, weights)
+		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, l.weights)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read weights: %w", err)
 	}
 	if source != l.manifest.SHA256 {
-		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, weights, source, l.manifest.SHA256)
+		return nil, fmt.Errorf("%w: %s is %s, its manifest says %s: remove the file and run make deps", ErrModelDigest, l.weights, source, l.manifest.SHA256)
 	}
 	if l.provider() != manifest.CPU {
 		// A prepared graph is in the order of this processor's kernels.
-		s, _, err := l.try(ctx, weights, nil, max(1, l.config.Threads))
+		s, _, err := l.try(ctx, l.weights, nil, max(1, l.config.Threads))
 		if err == nil {
-			l.log.Info("model loaded", slog.String("graph", weights), slog.String("provider", l.provider()))
+			l.log.Info("model loaded", slog.String("graph", l.weights), slog.String("provider", l.provider()))
 		}
 		return s, err
 	}
@@ -119,12 +106,12 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 		return nil, why
 	}
 	threads := l.threads(facts{})
-	s, _, err := l.try(ctx, l.weights(), nil, threads)
+	s, _, err := l.try(ctx, l.weights, nil, threads)
 	if err != nil {
 		return nil, err // the model itself is at fault, or what it needs
 	}
 	l.log.Warn("model not prepared, it runs as shipped", slog.Any("error", why))
-	l.log.Info("model loaded", slog.String("graph", l.weights()), slog.Int("threads", threads))
+	l.log.Info("model loaded", slog.String("graph", l.weights), slog.Int("threads", threads))
 	return s, nil
 }
 

@@ -78,7 +78,7 @@ func staysFlat(t *testing.T, early, late int64, sizes []image.Point) {
 	var next atomic.Int64
 	through := func(n int64) int {
 		var wg sync.WaitGroup
-		for range d.Workers() {
+		for range d.config.Pages + 1 {
 			wg.Go(func() {
 				for i := next.Add(1); i <= n; i = next.Add(1) {
 					// A copy, as each page comes in a buffer of its own.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
 )
@@ -39,6 +40,7 @@ func IsPrepareChild(args []string) bool { return len(args) == 2 && args[1] == pr
 // job is what a child is told on its standard input.
 type job struct {
 	Config Config // resolved
+	Model  repository.Fetched
 	Into   string // empty folder
 }
 
@@ -57,7 +59,7 @@ func prepareAsTold(ctx context.Context, told io.Reader) (err error) {
 	if err := json.NewDecoder(told).Decode(&j); err != nil {
 		return fmt.Errorf("read what to prepare: %w", err)
 	}
-	l, err := newLoader(j.Config)
+	l, err := newLoader(j.Config, j.Model)
 	if err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ const preparing = 15 * time.Minute
 func (l *loader) fillInChild(ctx context.Context, dir string) error {
 	ctx, cancel := context.WithTimeout(ctx, preparing)
 	defer cancel()
-	told, err := json.Marshal(job{l.config, dir})
+	told, err := json.Marshal(job{l.config, repository.Fetched{Manifest: l.manifest, Weights: l.weights}, dir})
 	if err != nil {
 		return fmt.Errorf("prepare model: %w", err)
 	}
@@ -94,7 +96,7 @@ func (l *loader) fillInChild(ctx context.Context, dir string) error {
 // fill makes a prepared model and its facts in an empty folder, and says so only
 // if it computes what the model as shipped does. One session is open at a time.
 func (l *loader) fill(ctx context.Context, dir string) error {
-	shipped, want, err := l.try(ctx, l.weights(), nil, 1)
+	shipped, want, err := l.try(ctx, l.weights, nil, 1)
 	if err != nil {
 		return err
 	}
@@ -103,7 +105,7 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	}
 	f := facts{Source: l.manifest.SHA256, Runtime: session.Version, Processor: session.Processor()}
 	rewritten := filepath.Join(dir, "rewritten.onnx")
-	if err := f.rewrite(l.weights(), rewritten); err != nil {
+	if err := f.rewrite(l.weights, rewritten); err != nil {
 		return err
 	}
 	graph := filepath.Join(dir, preparedGraph)

@@ -3,15 +3,14 @@ package detector
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/semaphore"
 
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
@@ -25,7 +24,7 @@ const Name = "detector"
 // Codes of what can be wrong with a record for ever, beside those of Detect.
 const (
 	CodeRecord       = "record-invalid" // the value is no PageRendered
-	CodeModelChanged = "model-changed"  // the run was planned for another model, or for another digest of this one
+	CodeModelChanged = "model-changed"  // the run was planned for another model, or for a version of this one that cannot be had any more
 )
 
 // Store is what the stage needs of the object store; *objectstore.Store is one.
@@ -34,35 +33,55 @@ type Store interface {
 	Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error)
 }
 
-// handler is the stage's handler: PageRendered in, PageDetected out.
+// handler is the stage's handler for one model: PageRendered in, PageDetected
+// out. Models.held bounds the page images in memory by their size: a few scans in
+// colour weigh as much as a thousand letters.
 type handler struct {
-	detector *Detector
-	store    Store
-
-	// held bounds the page images in memory by their size: a few scans in
-	// colour weigh as much as a thousand letters.
-	held  *semaphore.Weighted
-	files sync.Pool // *bytes.Buffer
+	*Models
+	name  string
+	store Store
 }
 
-// Stage is the stage around a detector, to be run by package stage. Limits,
-// telemetry and probes are the caller's.
-func (d *Detector) Stage(store Store) stage.Config {
-	h := &handler{detector: d, store: store, held: semaphore.NewWeighted(int64(d.config.MaxBytes))}
+// Stage is the stage around one of the models, to be run by package stage once
+// Follow has told of it. Limits, telemetry and further probes are the caller's.
+func (m *Models) Stage(name string, store Store) stage.Config {
+	h := &handler{m, name, store}
 	return stage.Config{
 		Name:      Name,
-		Group:     schemas.DetectorGroup(d.manifest.Name),
-		Topics:    []string{schemas.PagesTopic(d.manifest.Name)},
+		Group:     schemas.DetectorGroup(name),
+		Topics:    []string{schemas.PagesTopic(name)},
 		Bulk:      true,
 		Handler:   stage.Each(h.handle),
+		Hold:      h.hold,
 		Condemned: condemned,
 		About:     stage.AboutPage,
+		Probes: map[string]func(context.Context) error{
+			modelDependency: func(ctx context.Context) error { return m.probe(ctx, name) },
+		},
 	}
 }
 
-// Workers is how many records the stage should handle at once where nobody
-// says otherwise: those in work, and one whose image is being fetched.
-func (d *Detector) Workers() int { return d.config.Pages + 1 }
+// Workers is how many records each stage should handle at once where nobody says
+// otherwise: those in work, and one whose image is being fetched.
+func (m *Models) Workers() int { return m.config.Pages + 1 }
+
+// hold puts pages off whose version of the model has to wait for its turn: in the
+// handler they would keep pages of the other from it.
+func (h *handler) hold(in stage.In) time.Duration {
+	var page struct {
+		Options struct {
+			ModelDigest string `json:"model_digest"`
+		} `json:"options"`
+	}
+	if json.Unmarshal(in.Value, &page) != nil {
+		return 0 // it is given up at once
+	}
+	v := h.recall(h.name, page.Options.ModelDigest)
+	if v == nil {
+		return 0
+	}
+	return h.room.wait(v)
+}
 
 // handle does one page. Its result is a PageDetected under the page's key.
 func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
@@ -71,10 +90,16 @@ func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
 	if err != nil {
 		return stage.Fail(fault.AsPermanent(CodeRecord, err))
 	}
-	if err := h.serves(page.Options); err != nil {
+	if o := page.Options; o.Model != h.name {
+		return stage.Fail(fault.Permanentf(CodeModelChanged, "the run is for model %s, this is the topic of %s: submit the document again", o.Model, h.name))
+	}
+	// A run's identity contains the digest: boxes of other weights under it would
+	// be false for ever. A run that names no digest takes what is served now.
+	v, err := h.find(ctx, h.name, page.Options.ModelDigest)
+	if err != nil {
 		return stage.Fail(err)
 	}
-	found, err := h.detect(ctx, page)
+	found, err := h.detect(ctx, page, v)
 	if err != nil {
 		return stage.Fail(fmt.Errorf("detect on page %d: %w", page.Page, err))
 	}
@@ -99,26 +124,14 @@ func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
 	return stage.Result{Out: []stage.Out{out}}
 }
 
-// serves refuses pages of runs that were planned for another model: a run's
-// identity contains the digest, and boxes of other weights under it would be
-// false for ever. A run that names no digest takes whatever is served.
-func (h *handler) serves(o schemas.RunOptions) error {
-	m, digest := h.detector.manifest.Name, h.detector.digest
-	if o.Model != m || (o.ModelDigest != "" && o.ModelDigest != digest) {
-		return fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s; this detector serves %s, digest %s: submit the document again",
-			o.Model, o.ModelDigest, m, digest)
-	}
-	return nil
-}
-
 // detect fetches a page's image and finds its boxes.
-func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, error) {
+func (h *handler) detect(ctx context.Context, page schemas.PageRendered, v *version) (Page, error) {
 	body, info, err := h.store.Open(ctx, page.ImageKey)
 	if err != nil {
 		return Page{}, fmt.Errorf("fetch page image: %w", err)
 	}
 	defer body.Close()
-	limit := int64(h.detector.config.MaxBytes)
+	limit := int64(h.config.MaxBytes)
 	if info.Size > limit {
 		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of %d bytes, at most %d allowed", info.Size, limit)
 	}
@@ -150,7 +163,12 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered) (Page, 
 	case got > limit:
 		return Page{}, fault.Permanentf(CodePageTooLarge, "page image of more than %d bytes", limit)
 	}
-	found, err := h.detector.Detect(ctx, file.Bytes())
+	detector, leave, err := h.enter(ctx, v)
+	if err != nil {
+		return Page{}, err
+	}
+	found, err := detector.Detect(ctx, file.Bytes())
+	leave()
 	if err != nil {
 		return Page{}, err
 	}

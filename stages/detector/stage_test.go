@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -53,13 +54,32 @@ type broken struct{ err error }
 
 func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
-func rendered(d *Detector) schemas.PageRendered {
+// serving are the models of a configuration, taken up.
+func serving(t testing.TB, c Config) *Models {
+	t.Helper()
+	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	m.look(t.Context(), func(schemas.ModelAnnounced) {})
+	if err := m.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func rendered(d *Models) schemas.PageRendered {
 	return schemas.PageRendered{RenderedPage: schemas.RenderedPage{
 		Run: schemas.Run{
 			DocumentID: "0190a2c0-0000-7000-8000-000000000001", RunID: "0190a2c0-0000-5000-8000-000000000002",
 			SubmittedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Source: "s3://leafcutter/documents/x/source", ContentType: "application/pdf",
 			PagesSelected: 1,
-			Options:       schemas.RunOptions{Model: "layout_cdla", ModelDigest: d.digest, DPI: 108, Pages: "1-", Thresholds: map[string]float64{"*": 0.4}},
+			Options:       schemas.RunOptions{Model: "layout_cdla", ModelDigest: d.recall("layout_cdla", "").Digest, DPI: 108, Pages: "1-", Thresholds: map[string]float64{"*": 0.4}},
 		},
 		Page: 7, ImageKey: "report.png", Width: 918, Height: 1188, DPI: 108, RenderedAt: time.Now().UTC(),
 	}}
@@ -84,9 +104,9 @@ func one(t testing.TB, c stage.Config, in stage.In) stage.Result {
 }
 
 func TestStage(t *testing.T) {
-	d := open(t, testConfig(t))
+	d := serving(t, testConfig(t))
 	good := map[string][]byte{"report.png": samplePage, "walden.png": read(t, "testdata/walden.png")}
-	c := d.Stage(shelf{objects: good})
+	c := d.Stage("layout_cdla", shelf{objects: good})
 	if c.Group != "detector-layout_cdla" || len(c.Topics) != 1 || c.Topics[0] != "pages.layout_cdla" || !c.Bulk {
 		t.Fatalf("stage is %+v", c)
 	}
@@ -120,15 +140,15 @@ func TestStageEmptyPage(t *testing.T) {
 	})
 	cfg := testConfig(t)
 	cfg.ModelsDir = models
-	d := open(t, cfg)
-	r := one(t, d.Stage(shelf{objects: map[string][]byte{"report.png": samplePage}}), record(t, rendered(d)))
+	d := serving(t, cfg)
+	r := one(t, d.Stage("layout_cdla", shelf{objects: map[string][]byte{"report.png": samplePage}}), record(t, rendered(d)))
 	if r.Err != nil || !strings.Contains(string(r.Out[0].Value), `"boxes":[]`) {
 		t.Fatalf("%v, %+v", r.Err, r.Out)
 	}
 }
 
 func TestStageFaults(t *testing.T) {
-	d := open(t, testConfig(t))
+	d := serving(t, testConfig(t))
 	objects := map[string][]byte{"report.png": samplePage, "notes.txt": []byte("not a picture")}
 	unavailable := fault.AsUnavailable(objectstore.Dependency, errors.New("away"))
 	for name, c := range map[string]struct {
@@ -155,27 +175,27 @@ func TestStageFaults(t *testing.T) {
 				c.change(&page)
 			}
 			c.store.objects = objects
-			r := one(t, d.Stage(c.store), record(t, page))
+			r := one(t, d.Stage("layout_cdla", c.store), record(t, page))
 			if fault.ClassOf(r.Err) != c.class || fault.CodeOf(r.Err) != c.code {
 				t.Fatalf("got %v: %v, %s; want %v, %s", r.Err, fault.ClassOf(r.Err), fault.CodeOf(r.Err), c.class, c.code)
 			}
 		})
 	}
 	t.Run("no record", func(t *testing.T) {
-		r := one(t, d.Stage(shelf{objects: objects}), stage.In{Value: []byte("{")})
+		r := one(t, d.Stage("layout_cdla", shelf{objects: objects}), stage.In{Value: []byte("{")})
 		if fault.ClassOf(r.Err) != fault.Permanent || fault.CodeOf(r.Err) != CodeRecord {
 			t.Fatalf("got %v", r.Err)
 		}
 	})
 	t.Run("a size that the server does not say", func(t *testing.T) {
-		if r := one(t, d.Stage(shelf{objects: objects, says: -1}), record(t, rendered(d))); r.Err != nil {
+		if r := one(t, d.Stage("layout_cdla", shelf{objects: objects, says: -1}), record(t, rendered(d))); r.Err != nil {
 			t.Fatal(r.Err)
 		}
 	})
 	t.Run("no digest is any", func(t *testing.T) {
 		page := rendered(d)
 		page.Options.ModelDigest = ""
-		if r := one(t, d.Stage(shelf{objects: objects}), record(t, page)); r.Err != nil {
+		if r := one(t, d.Stage("layout_cdla", shelf{objects: objects}), record(t, page)); r.Err != nil {
 			t.Fatal(r.Err)
 		}
 	})
@@ -186,8 +206,8 @@ func TestStageFaults(t *testing.T) {
 func TestStageHoldsNoMoreThanItsBytes(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.MaxBytes = 1 << 17 // one report, and not two
-	d := open(t, cfg)
-	c := d.Stage(shelf{objects: map[string][]byte{"report.png": samplePage}})
+	d := serving(t, cfg)
+	c := d.Stage("layout_cdla", shelf{objects: map[string][]byte{"report.png": samplePage}})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -200,8 +220,8 @@ func TestStageHoldsNoMoreThanItsBytes(t *testing.T) {
 }
 
 func TestStageCondemned(t *testing.T) {
-	d := open(t, testConfig(t))
-	c := d.Stage(shelf{})
+	d := serving(t, testConfig(t))
+	c := d.Stage("layout_cdla", shelf{})
 	page := rendered(d)
 	in := record(t, page)
 	in.Headers = map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -229,8 +249,8 @@ func TestStageCondemned(t *testing.T) {
 }
 
 func FuzzHandle(f *testing.F) {
-	d := open(f, testConfig(f))
-	c := d.Stage(shelf{objects: map[string][]byte{}})
+	d := serving(f, testConfig(f))
+	c := d.Stage("layout_cdla", shelf{objects: map[string][]byte{}})
 	good, err := json.Marshal(rendered(d))
 	if err != nil {
 		f.Fatal(err)

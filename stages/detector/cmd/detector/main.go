@@ -1,5 +1,5 @@
 // Command detector runs the detector stage: it finds boxes on page images with
-// one model, and announces which.
+// models, and announces which.
 package main
 
 import (
@@ -9,10 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"sync/atomic"
-	"time"
 
-	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
 
 	"leafcutter/pkg/controls"
 	"leafcutter/pkg/kafka"
@@ -62,115 +60,86 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 	if err != nil {
 		return fmt.Errorf("find the binary that prepares models: %w", err)
 	}
-	d, err := load(ctx, p, cfg.Detector, detector.InChild(binary))
+	models, err := detector.OpenModels(ctx, cfg.Detector, cfg.Objects, p.Logger, detector.InChild(binary))
 	if err != nil {
 		return err
 	}
-	defer d.Close()
 	store, err := objectstore.Open(ctx, cfg.Objects,
 		objectstore.WithTelemetry(p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()))
 	if err != nil {
-		return err
+		return errors.Join(err, models.Close())
 	}
 	defer store.Close()
+	says, err := newAnnouncer(p, cfg.Kafka)
+	if err != nil {
+		return errors.Join(err, models.Close())
+	}
+	defer says.producer.Close()
 
-	s := d.Stage(store)
 	asked := controls.New(p.Logger)
+	p.Health.Register("model", models.Ready)
+	p.Health.Register("model announced", says.ready)
 	p.Health.Register("controls", asked.Ready)
-	asked.Heed(&s)
-	s.Limits = cfg.Limits
+	w := &wiring{p, cfg, models, store, asked}
+	for _, name := range models.Names() {
+		p.Health.Register(w.group(name), func() error { return errors.New("not yet a member: its model is not served yet") })
+	}
+	err = asked.While(ctx, cfg.Kafka, func(ctx context.Context) error {
+		// One that fails takes the others down: a process is healthy as a whole.
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { says.run(ctx); return nil })
+		group.Go(func() error {
+			started := map[string]bool{}
+			models.Follow(ctx, func(m schemas.ModelAnnounced) {
+				says.say(m)
+				if started[m.Model] {
+					return
+				}
+				started[m.Model] = true
+				group.Go(func() error { return w.serve(ctx, m.Model) })
+			})
+			return nil
+		})
+		return group.Wait()
+	})
+	return errors.Join(err, models.Close())
+}
+
+// wiring is what the stage of each model needs.
+type wiring struct {
+	p      *program.Program
+	cfg    config
+	models *detector.Models
+	store  *objectstore.Store
+	asked  *controls.Set
+}
+
+// group is the name of the check that a model's stage is a member of its group.
+func (w *wiring) group(model string) string {
+	if w.models.Alone() {
+		return "kafka group"
+	}
+	return "kafka group " + schemas.DetectorGroup(model)
+}
+
+// serve runs the stage of one model.
+func (w *wiring) serve(ctx context.Context, model string) error {
+	s := w.models.Stage(model, w.store)
+	w.asked.Heed(&s)
+	s.Limits = w.cfg.Limits
 	if s.Limits.Workers == 0 {
-		s.Limits.Workers = d.Workers()
+		s.Limits.Workers = w.models.Workers()
 	}
-	s.Probes = map[string]func(context.Context) error{
-		"kafka":                kafka.Probe(cfg.Kafka),
-		objectstore.Dependency: store.Probe,
+	s.Probes["kafka"] = kafka.Probe(w.cfg.Kafka)
+	s.Probes[objectstore.Dependency] = w.store.Probe
+	s.Logger, s.TracerProvider, s.MeterProvider = w.p.Logger, w.p.Telemetry.TracerProvider(), w.p.Telemetry.MeterProvider()
+	if !w.models.Alone() {
+		s.Logger = s.Logger.With(slog.String("model", model))
 	}
-	s.Logger, s.TracerProvider, s.MeterProvider = p.Logger, p.Telemetry.TracerProvider(), p.Telemetry.MeterProvider()
-	runner, err := stage.New(cfg.Kafka, s)
+	runner, err := stage.New(w.cfg.Kafka, s)
 	if err != nil {
 		return err
 	}
-	announcement, err := announce(p, cfg.Kafka, d)
-	if err != nil {
-		return err
-	}
-	p.Health.Register("kafka group", runner.Ready)
-	announced := make(chan struct{})
-	go func() {
-		defer close(announced)
-		announcement(ctx)
-	}()
-	err = asked.While(ctx, cfg.Kafka, runner.Run)
-	if ctx.Err() != nil {
-		<-announced
-	}
-	return err
-}
-
-// load loads the model. While there is none that can be loaded the program is
-// not ready, says why, and looks again: models come by volumes and copies that
-// may be late, and ending would only hide the reason in a restart loop.
-func load(ctx context.Context, p *program.Program, cfg detector.Config, options ...detector.Option) (*detector.Detector, error) {
-	var why atomic.Pointer[error]
-	starting := errors.New("loading")
-	why.Store(&starting)
-	p.Health.Register("model", func() error {
-		if err := why.Load(); err != nil {
-			return *err
-		}
-		return nil
-	})
-	d, err := backoff.Retry(ctx, func() (*detector.Detector, error) {
-		d, err := detector.New(ctx, cfg, p.Logger, options...)
-		if err != nil && ctx.Err() == nil {
-			why.Store(&err)
-			p.Logger.Error("model not loaded, looking again soon", slog.Any("error", err))
-		}
-		return d, err
-	}, backoff.WithBackOff(backoff.NewConstantBackOff(5*time.Second)), backoff.WithMaxElapsedTime(0))
-	if err != nil {
-		return nil, err
-	}
-	why.Store(nil)
-	return d, nil
-}
-
-// announce says on the topic models which model is served, once, as soon as
-// Kafka takes it. The planner refuses or parks documents for models that
-// nobody has announced, so the program is not ready before. The function that
-// it returns does it, and returns when that is done or ctx ends.
-func announce(p *program.Program, k kafka.Config, d *detector.Detector) (func(ctx context.Context), error) {
-	producer, err := stage.NewProducer(k, p.Logger)
-	if err != nil {
-		return nil, err
-	}
-	a := d.Announcement(time.Now())
-	out, err := stage.Emit(schemas.TopicModels, a.Model, a)
-	if err != nil {
-		return nil, err
-	}
-	var done atomic.Bool
-	p.Health.Register("model announced", func() error {
-		if !done.Load() {
-			return fmt.Errorf("topic %s has not taken it yet", k.Topic(schemas.TopicModels))
-		}
-		return nil
-	})
-	return func(ctx context.Context) {
-		defer producer.Close()
-		_, err := backoff.Retry(ctx, func() (struct{}, error) {
-			try, cancel := context.WithTimeout(ctx, 30*time.Second)
-			defer cancel()
-			err := producer.Produce(try, out)
-			if err != nil && ctx.Err() == nil {
-				p.Logger.Warn("model not announced, trying again soon", slog.Any("error", err))
-			}
-			return struct{}{}, err
-		}, backoff.WithBackOff(backoff.NewConstantBackOff(2*time.Second)), backoff.WithMaxElapsedTime(0))
-		if err == nil {
-			done.Store(true)
-			p.Logger.Info("model announced", slog.String("model", a.Model), slog.String("digest", a.Digest))
-		}
-	}, nil
+	w.p.Health.Register(w.group(model), runner.Ready)
+	return runner.Run(ctx)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,12 +52,13 @@ type world struct {
 	program *program.Program
 	cfg     config
 	client  *kgo.Client
+	fetched []*kgo.Record // and not asked for yet
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	var topics []string
-	for _, topic := range schemas.Topics("layout_cdla") {
+	for _, topic := range schemas.Topics("layout_cdla", "yolo") {
 		topics = append(topics, topic.Name)
 	}
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, topics...))
@@ -166,25 +169,33 @@ func (w *world) next(t *testing.T, topic string) *kgo.Record {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
+		for i, r := range w.fetched {
+			if r.Topic == topic {
+				w.fetched = slices.Delete(w.fetched, i, i+1)
+				return r
+			}
+		}
 		fetches := w.client.PollFetches(ctx)
 		if err := fetches.Err(); err != nil {
 			t.Fatalf("waiting for a record on %s: %v", topic, err)
 		}
-		for _, r := range fetches.Records() {
-			if r.Topic == topic {
-				return r
-			}
-		}
+		w.fetched = append(w.fetched, fetches.Records()...)
 	}
 }
 
 func (w *world) produce(t *testing.T, image string) {
 	t.Helper()
+	w.produceFor(t, image, "layout_cdla", "")
+}
+
+// produceFor puts a page of a run for a version of a model into its topic.
+func (w *world) produceFor(t *testing.T, image, model, digest string) {
+	t.Helper()
 	page := schemas.PageRendered{RenderedPage: schemas.RenderedPage{
 		Run: schemas.Run{
 			DocumentID: "0190a2c0-0000-7000-8000-000000000001", RunID: "0190a2c0-0000-5000-8000-000000000002",
 			SubmittedAt: time.Now(), ContentType: "application/pdf", PagesSelected: 1,
-			Options: schemas.RunOptions{Model: "layout_cdla", DPI: 108, Pages: "1-", Thresholds: map[string]float64{"*": 0.4}},
+			Options: schemas.RunOptions{Model: model, ModelDigest: digest, DPI: 108, Pages: "1-", Thresholds: map[string]float64{"*": 0.4}},
 		},
 		Page: 1, ImageKey: image, Width: 918, Height: 1188, DPI: 108,
 	}}
@@ -192,7 +203,7 @@ func (w *world) produce(t *testing.T, image string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &kgo.Record{Topic: schemas.PagesTopic("layout_cdla"), Key: []byte(page.Key()), Value: value}
+	r := &kgo.Record{Topic: schemas.PagesTopic(model), Key: []byte(page.Key()), Value: value}
 	if err := w.client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
@@ -258,10 +269,76 @@ func TestRunWaitsForItsModel(t *testing.T) {
 	w := newWorld(t)
 	w.start(t)
 	w.until(t, "without its model", func(r program.Report, ready bool) bool {
-		return !ready && len(r.Checks) == 1 && r.Checks[0].Name == "model" && strings.Contains(r.Checks[0].Reason, "make deps")
+		return !ready && slices.ContainsFunc(r.Checks, func(c program.Check) bool {
+			return c.Name == "model" && !c.OK && strings.Contains(c.Reason, "layout_cdla") && strings.Contains(c.Reason, "make deps")
+		})
 	})
 	w.giveModel(t)
 	w.until(t, "ready", func(_ program.Report, ready bool) bool { return ready })
+}
+
+// Several models are served by one process, each from its topic, and announced
+// anew when they change.
+func TestRunServesSeveralAndWhatChanges(t *testing.T) {
+	w := newWorld(t)
+	w.giveModel(t)
+	w.cfg.Detector.Models, w.cfg.Detector.Refresh = []string{"layout_cdla", "yolo"}, 100*time.Millisecond
+	dir := filepath.Join(w.cfg.Detector.ModelsDir, "yolo")
+	manifest := file(t, "testdata", "families", "yolo", "manifest.json")
+	give := func(manifest []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "manifest.json"), manifest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "model.onnx"), file(t, "testdata", "families", "yolo", "model.onnx"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w.start(t)
+	w.until(t, "without one of its models", func(r program.Report, ready bool) bool {
+		return !ready && slices.ContainsFunc(r.Checks, func(c program.Check) bool {
+			return c.Name == "model" && strings.Contains(c.Reason, "yolo: ") && !strings.Contains(c.Reason, "layout_cdla")
+		})
+	})
+	give(manifest)
+	w.until(t, "ready", func(_ program.Report, ready bool) bool { return ready })
+	announced := map[string]schemas.ModelAnnounced{}
+	next := func() {
+		t.Helper()
+		a, err := schemas.Unmarshal[schemas.ModelAnnounced](w.next(t, schemas.TopicModels).Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		announced[a.Model] = a
+	}
+	next()
+	next()
+	first := announced["yolo"].Digest
+	if len(announced) != 2 || first == "" {
+		t.Fatalf("announced %+v", announced)
+	}
+	boxes := func(model, digest string) int {
+		t.Helper()
+		w.produceFor(t, "report.png", model, digest)
+		found, err := schemas.Unmarshal[schemas.PageDetected](w.next(t, schemas.TopicDetections).Value)
+		if err != nil || found.Options.Model != model {
+			t.Fatalf("%+v, %v", found, err)
+		}
+		return len(found.Boxes)
+	}
+	many := boxes("yolo", first)
+	if boxes("layout_cdla", "") == 0 || many == 0 {
+		t.Error("no boxes")
+	}
+	give(bytes.Replace(manifest, []byte(`"score_floor": 0.8`), []byte(`"score_floor": 0.9`), 1))
+	next()
+	second := announced["yolo"].Digest
+	if second == first {
+		t.Fatal("announced what it was")
+	}
+	if few, old := boxes("yolo", second), boxes("yolo", first); few >= many || old != many {
+		t.Errorf("%d boxes by the first version, %d by the second, %d by the first again", many, few, old)
+	}
 }
 
 func TestVariablesAreNamedOnce(t *testing.T) {
@@ -272,7 +349,7 @@ func TestVariablesAreNamedOnce(t *testing.T) {
 		}
 		seen[v.Name] = true
 	}
-	for _, want := range []string{"LEAFCUTTER_MODEL", "LEAFCUTTER_MODELS_DIR", "LEAFCUTTER_ONNXRUNTIME_LIB", "LEAFCUTTER_WORKERS", "KAFKA_BROKERS", "S3_BUCKET"} {
+	for _, want := range []string{"LEAFCUTTER_MODEL", "LEAFCUTTER_MODELS", "LEAFCUTTER_MODELS_MEMORY", "LEAFCUTTER_MODELS_REFRESH", "LEAFCUTTER_MODELS_DIR", "LEAFCUTTER_ONNXRUNTIME_LIB", "LEAFCUTTER_WORKERS", "KAFKA_BROKERS", "S3_BUCKET"} {
 		if !seen[want] {
 			t.Errorf("%s is not read", want)
 		}

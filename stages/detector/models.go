@@ -1,0 +1,452 @@
+package detector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/repository"
+	"leafcutter/stages/detector/internal/session"
+)
+
+// Models are those that one process serves: each with its topic and consumer
+// group, all within one memory budget. Follow takes them up and notices when the
+// repository has another version of one. Pages name the version that their run
+// was planned for, and are done by that: one that was served before is kept in
+// the cache (archive), and loaded again for them (room).
+type Models struct {
+	config     Config // resolved
+	repository *repository.Repository
+	archive    archive
+	room       *room
+	options    []Option
+	runs       chan struct{} // shared by all
+	held       *semaphore.Weighted
+	files      sync.Pool // *bytes.Buffer
+	log        *slog.Logger
+
+	mu      sync.Mutex
+	library *session.Runtime // keeps ONNX Runtime loaded while no model is; nil until one was
+	reading error            // why the repository cannot be read
+	served  map[string]*served
+}
+
+// served is what is known of one model. Its fields are guarded by Models.mu.
+type served struct {
+	why      error              // why no version of it is served; nil for one that is
+	current  *version           // that runs are to be planned for; nil where none is served yet
+	said     *manifest.Manifest // as it was last told
+	seen     string             // what the repository's listing had when it was taken up, or found broken
+	versions map[string]*version
+	unknown  map[string]time.Time // digests that were looked for in vain, and when
+	broken   map[*version]error   // versions that could not be loaded lately
+}
+
+// OpenModels makes what a process serves. Nothing is loaded yet: an error is one
+// of the configuration. s3 is how a repository in S3 is reached.
+func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.Logger, options ...Option) (*Models, error) {
+	c, err := c.resolve()
+	if err != nil {
+		return nil, err
+	}
+	r, err := repository.Open(ctx, c.ModelsDir, s3, c.CacheDir)
+	if err != nil {
+		return nil, err
+	}
+	m := &Models{
+		config: c, repository: r, archive: newArchive(c.CacheDir), options: options, log: log,
+		runs: make(chan struct{}, c.Runs), held: semaphore.NewWeighted(int64(c.MaxBytes)), served: map[string]*served{},
+	}
+	m.room = newRoom(int64(c.Memory), m.load, log)
+	for _, name := range c.names() {
+		m.serve(name)
+	}
+	return m, nil
+}
+
+// serve notes that a model is to be served.
+func (m *Models) serve(name string) *served {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.served[name]
+	if s == nil {
+		s = &served{why: errors.New("loading"), versions: map[string]*version{}, unknown: map[string]time.Time{}, broken: map[*version]error{}}
+		m.served[name] = s
+	}
+	return s
+}
+
+// Names are the models that are to be served, sorted.
+func (m *Models) Names() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.served))
+}
+
+// Alone says that one model is served, and was named.
+func (m *Models) Alone() bool { return len(m.config.names()) == 1 }
+
+// Ready is nil while every model is served, and else names those that are not,
+// and says why.
+func (m *Models) Ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var faults []error
+	if len(m.served) == 0 {
+		faults = append(faults, fmt.Errorf("no model in %s", m.repository.Location()))
+		if m.reading != nil {
+			faults = []error{m.reading}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.served)) {
+		if why := m.served[name].why; why != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", name, why))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// Close waits for the pages in work and unloads all.
+func (m *Models) Close() error {
+	m.room.close()
+	m.repository.Close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.library == nil {
+		return nil
+	}
+	return m.library.Close()
+}
+
+// load is the room's.
+func (m *Models) load(ctx context.Context, v *version) (*Detector, error) {
+	d, err := load(ctx, m.config, v.Fetched, m.runs, m.log, m.options)
+	if err != nil {
+		return nil, err
+	}
+	m.archive.used(v.Manifest.Name, v.Digest)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.library == nil {
+		if m.library, err = session.Load(m.config.Library); err != nil {
+			return nil, errors.Join(err, d.Close())
+		}
+	}
+	return d, nil
+}
+
+const (
+	// retrying is the pause while a model that is to be served is not: models
+	// come by volumes and copies that may be late.
+	retrying = 5 * time.Second
+	// unused is how long a version stays loaded that no run is planned for any
+	// more.
+	unused = time.Minute
+)
+
+// Follow takes up the models and then looks, every Config.Refresh, what has
+// changed in the repository, until ctx ends. tell is called for each model that
+// is served from now on, and for each whose manifest or weights are others from
+// now on.
+func (m *Models) Follow(ctx context.Context, tell func(schemas.ModelAnnounced)) {
+	for ctx.Err() == nil {
+		m.look(ctx, tell)
+		pause := m.config.Refresh
+		if pause == 0 || pause > retrying && m.Ready() != nil {
+			pause = retrying
+		}
+		if m.config.Refresh == 0 && m.Ready() == nil {
+			<-ctx.Done()
+			return
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// look takes up what has changed since the last look.
+func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
+	changes, err := m.repository.Changes(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	m.mu.Lock()
+	news := err != nil && (m.reading == nil || m.reading.Error() != err.Error())
+	m.reading = err
+	if err != nil {
+		for _, s := range m.served {
+			if s.current == nil {
+				s.why = err
+			}
+		}
+	}
+	m.mu.Unlock()
+	if news {
+		m.log.Error("models cannot be read, looking again soon", slog.Any("error", err))
+	}
+	if err != nil {
+		return
+	}
+	if m.config.all() {
+		for name := range changes {
+			if schemas.IsModelName(name) {
+				m.serve(name)
+			}
+		}
+	}
+	for _, name := range m.Names() {
+		if ctx.Err() != nil {
+			return
+		}
+		m.lookAt(ctx, name, changes[name], tell)
+	}
+	m.room.tidy(unused, m.isCurrent)
+}
+
+// lookAt takes up one model, if it is another than it was.
+func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas.ModelAnnounced)) {
+	s := m.serve(name)
+	m.mu.Lock()
+	changed, first := s.seen != now, s.current == nil
+	m.mu.Unlock()
+	if !changed && !first {
+		return
+	}
+	if now == "" && !first {
+		m.log.Warn("a model that is served is no longer in the repository; it is served on", slog.String("model", name))
+		m.noted(s, now)
+		return
+	}
+	a, err := m.takeUp(ctx, s, name)
+	switch {
+	case ctx.Err() != nil:
+	case err == nil:
+		m.noted(s, now)
+		if a != nil {
+			tell(*a)
+		}
+	case first:
+		m.mu.Lock()
+		news := s.why == nil || s.why.Error() != err.Error()
+		s.why = err
+		m.mu.Unlock()
+		if news {
+			m.log.Error("model not loaded, looking again soon", slog.String("model", name), slog.Any("error", err))
+		}
+	default:
+		m.log.Error("a model has changed and cannot be taken up; the one before is served on", slog.String("model", name), slog.Any("error", err))
+		if errors.Is(err, errNotLoaded) {
+			m.noted(s, now) // each try would send the one away that is served
+		}
+	}
+}
+
+func (m *Models) noted(s *served, seen string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s.seen = seen
+}
+
+// errNotLoaded is a version that was had, but could not be loaded.
+var errNotLoaded = errors.New("not loaded")
+
+// takeUp serves what the repository has now of a model: its runs are planned for
+// it from then on. The version before answers until this one has been loaded and
+// tried; what was planned for it is still done by it. What is returned is to be
+// told; nil where nothing changed.
+func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.ModelAnnounced, error) {
+	f, err := m.repository.Fetch(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	before, said := s.current, s.said
+	known := s.versions[f.Digest]
+	m.mu.Unlock()
+	if said != nil && reflect.DeepEqual(*said, f.Manifest) {
+		return nil, nil
+	}
+	kept, err := m.archive.keep(f)
+	if err != nil {
+		m.log.Warn("version of the model not kept: should it change, pages queued for it fail", slog.String("model", name), slog.Any("error", err))
+		kept = f
+	}
+	v := newVersion(kept)
+	if known != nil && known.Manifest.Provider == kept.Manifest.Provider {
+		v = known // it computes the same in the same way, and may be loaded: only labels or thresholds are new
+	}
+	if v != before {
+		_, leave, err := m.room.enter(ctx, v)
+		if err != nil {
+			if v != known && aboutModel(err) {
+				m.archive.drop(name, f.Digest)
+			}
+			return nil, fmt.Errorf("%w: %w", errNotLoaded, err)
+		}
+		leave()
+	}
+	m.mu.Lock()
+	s.why, s.current, s.said = nil, v, &f.Manifest
+	s.versions[f.Digest] = v
+	clear(s.unknown)
+	m.mu.Unlock()
+	if before != nil {
+		m.archive.used(name, before.Digest)
+		m.log.Info("model changed", slog.String("model", name), slog.String("digest", f.Digest), slog.String("before", before.Digest))
+	}
+	m.archive.sweep(name, archivedFor)
+	if !m.Alone() && v != before {
+		// It is known to work. It is loaded again when its first page comes.
+		m.room.tidy(0, func(other *version) bool { return other != v })
+	}
+	a := announcement(f.Manifest, f.Digest, time.Now())
+	return &a, nil
+}
+
+func (m *Models) isCurrent(v *version) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.served[v.Manifest.Name]
+	return s != nil && s.current == v
+}
+
+// aboutModel says whether an error is the model's own, and not of the disk, the
+// memory or the library.
+func aboutModel(err error) bool {
+	return errors.Is(err, ErrModelInvalid) || errors.Is(err, ErrModelDigest) || errors.Is(err, ErrModelAbsent)
+}
+
+// recall is the version of a model that is known by a digest, "" for the current
+// one; nil where it would have to be looked for.
+func (m *Models) recall(name, digest string) *version {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.served[name]
+	switch {
+	case s == nil:
+		return nil
+	case digest == "":
+		return s.current
+	default:
+		return s.versions[digest]
+	}
+}
+
+// find is the version that a run was planned for: one that was served before,
+// here or by another detector, or one that the repository has got since the last
+// look at it. Errors are classed.
+func (m *Models) find(ctx context.Context, name, digest string) (*version, error) {
+	if v := m.recall(name, digest); v != nil {
+		return v, nil
+	}
+	m.mu.Lock()
+	s := m.served[name]
+	m.mu.Unlock()
+	if s == nil {
+		return nil, fault.Permanentf(CodeModelChanged, "the run is for model %s, which this detector does not serve: submit the document again", name)
+	}
+	f, err := m.archive.find(name, digest)
+	if err != nil {
+		f, err = m.another(ctx, s, name, digest)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.versions[digest] == nil {
+		s.versions[digest] = newVersion(f)
+	}
+	return s.versions[digest], nil
+}
+
+// another looks into the repository for a digest that was never served here.
+func (m *Models) another(ctx context.Context, s *served, name, digest string) (f repository.Fetched, err error) {
+	now := ""
+	m.mu.Lock()
+	asked, current := s.unknown[digest], s.current
+	m.mu.Unlock()
+	if current != nil {
+		now = current.Digest
+	}
+	if time.Since(asked) > retrying {
+		list, err := m.repository.List(ctx)
+		if err != nil {
+			return f, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err)
+		}
+		for _, known := range list {
+			if known.Name != name || known.Digest != digest {
+				continue
+			}
+			if f, err = m.repository.Fetch(ctx, name); err == nil && f.Digest == digest {
+				return f, nil
+			}
+			return f, fault.AsTransient(CodeInference, fmt.Errorf("fetch model %s, digest %s: %w", name, digest, err))
+		}
+		m.mu.Lock()
+		if len(s.unknown) > 100 { // records can name what they like
+			clear(s.unknown)
+		}
+		s.unknown[digest] = time.Now()
+		m.mu.Unlock()
+	}
+	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept here; this detector serves digest %s: submit the document again",
+		name, digest, now)
+}
+
+// enter is the room's. Errors are classed: what could be loaded once is waited
+// for, unless it is broken itself.
+func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
+	d, leave, err := m.room.enter(ctx, v)
+	if err == nil || ctx.Err() != nil {
+		return d, leave, err
+	}
+	name := v.Manifest.Name
+	gone := aboutModel(err) && !m.isCurrent(v)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if gone {
+		m.archive.drop(name, v.Digest)
+		delete(m.served[name].versions, v.Digest)
+		return nil, nil, fault.AsPermanent(CodeModelChanged, fmt.Errorf("the run is for model %s, digest %s, which is served no more: submit the document again: %w", name, v.Digest, err))
+	}
+	m.served[name].broken[v] = err
+	m.log.Error("model not loaded, its pages wait", slog.String("model", name), slog.String("digest", v.Digest), slog.Any("error", err))
+	return nil, nil, fault.AsUnavailable(modelDependency, err)
+}
+
+// modelDependency is the name under which a version that cannot be loaded for
+// now is waited for.
+const modelDependency = "model"
+
+// probe tries the versions of a model again that could not be loaded.
+func (m *Models) probe(ctx context.Context, name string) error {
+	m.mu.Lock()
+	broken := slices.Collect(maps.Keys(m.served[name].broken))
+	m.mu.Unlock()
+	for _, v := range broken {
+		_, leave, err := m.room.enter(ctx, v)
+		if err != nil {
+			return err
+		}
+		leave()
+		m.mu.Lock()
+		delete(m.served[name].broken, v)
+		m.mu.Unlock()
+	}
+	return nil
+}

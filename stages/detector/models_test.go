@@ -1,0 +1,511 @@
+package detector
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/pkg/objectstore"
+	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/session"
+)
+
+// families is a folder of models with some of testdata's tiny ones, and the
+// configuration to serve them with a cache of its own.
+func families(t *testing.T, names ...string) Config {
+	t.Helper()
+	c := Config{
+		Model: "yolo", Models: names, ModelsDir: t.TempDir(), CacheDir: t.TempDir(), Library: built(t, "lib", session.LibraryFile()),
+		Threads: 1, MaxPixels: 40_000_000, MaxBytes: 1 << 22,
+	}
+	// What was prepared once need not be again; versions are each test's own.
+	if err := os.MkdirAll(filepath.Join(preparedModels, "models"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(preparedModels, "models"), filepath.Join(c.CacheDir, "models")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if name != everyModel {
+			give(t, c.ModelsDir, name, nil)
+		}
+	}
+	return c
+}
+
+// give puts one of testdata's models, after change, into a folder of models.
+func give(t *testing.T, models, name string, change func(m map[string]any)) {
+	t.Helper()
+	from := filepath.Join("testdata", "families", name)
+	var m map[string]any
+	if err := json.Unmarshal(read(t, filepath.Join(from, "manifest.json")), &m); err != nil {
+		t.Fatal(err)
+	}
+	if change != nil {
+		change(m)
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(models, name)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(filepath.Join(dir, "model.onnx"), read(t, filepath.Join(from, "model.onnx")), 0o600),
+		os.WriteFile(filepath.Join(dir, "manifest.json"), b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// floor changes from which score on a model keeps boxes, and so its digest.
+func floor(score float64) func(m map[string]any) {
+	return func(m map[string]any) {
+		m["score_floor"], m["thresholds"] = score, map[string]any{"*": max(score, 0.99)}
+	}
+}
+
+// models are those of a configuration, and what Follow would have told.
+type models struct {
+	*Models
+	told []schemas.ModelAnnounced
+	log  *bytes.Buffer
+}
+
+func openModels(t *testing.T, c Config) *models {
+	t.Helper()
+	log := &bytes.Buffer{}
+	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	all := &models{Models: m, log: log}
+	all.look(t)
+	return all
+}
+
+func (m *models) look(t *testing.T) {
+	t.Helper()
+	m.Models.look(t.Context(), func(a schemas.ModelAnnounced) { m.told = append(m.told, a) })
+}
+
+func (m *models) digest(name string) string { return m.recall(name, "").Digest }
+
+// page is one of a run that was planned for a version of a model.
+func pageFor(name, digest string) schemas.PageRendered {
+	return schemas.PageRendered{RenderedPage: schemas.RenderedPage{
+		Run: schemas.Run{
+			DocumentID: "0190a2c0-0000-7000-8000-000000000001", RunID: "0190a2c0-0000-5000-8000-000000000002",
+			SubmittedAt: time.Now().UTC(), PagesSelected: 1, Options: schemas.RunOptions{Model: name, ModelDigest: digest, DPI: 108},
+		},
+		Page: 1, ImageKey: "report.png", Width: 918, Height: 1188, DPI: 108,
+	}}
+}
+
+// detected are the boxes of the sample page by a version of a model.
+func (m *models) detected(t *testing.T, name, digest string) ([]schemas.Box, error) {
+	t.Helper()
+	r := one(t, m.Stage(name, shelf{objects: map[string][]byte{"report.png": samplePage}}), record(t, pageFor(name, digest)))
+	if r.Err != nil {
+		return nil, r.Err
+	}
+	found, err := schemas.Unmarshal[schemas.PageDetected](r.Out[0].Value)
+	return found.Boxes, err
+}
+
+func (m *models) loaded() (names []string) {
+	m.room.mu.Lock()
+	defer m.room.mu.Unlock()
+	for v := range m.room.guests {
+		names = append(names, v.Manifest.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func TestSeveralModels(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits", "yolo_end_to_end")
+	m := openModels(t, c)
+	if err := m.Ready(); err != nil || len(m.told) != 3 {
+		t.Fatalf("%v; told %+v", err, m.told)
+	}
+	if got := m.loaded(); len(got) != 0 {
+		t.Errorf("loaded before a page came: %v", got)
+	}
+	for _, name := range c.Models {
+		want := Config{Model: name, ModelsDir: c.ModelsDir, Library: c.Library, CacheDir: c.CacheDir, Threads: 1, MaxPixels: c.MaxPixels, MaxBytes: c.MaxBytes}
+		p, err := open(t, want).Detect(t.Context(), samplePage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := m.detected(t, name, m.digest(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) == 0 || !slices.Equal(got, p.Boxes) {
+			t.Errorf("%s: %d boxes, alone %d", name, len(got), len(p.Boxes))
+		}
+		s := m.Stage(name, shelf{})
+		if s.Group != "detector-"+name || !slices.Equal(s.Topics, []string{"pages." + name}) || !s.Bulk {
+			t.Errorf("stage of %s: %+v", name, s)
+		}
+	}
+	if got := m.loaded(); !slices.Equal(got, []string{"rtdetr_logits", "yolo", "yolo_end_to_end"}) {
+		t.Errorf("loaded within the budget: %v", got)
+	}
+	if _, err := m.detected(t, "yolo", strings.Repeat("0", 64)); fault.CodeOf(err) != CodeModelChanged || fault.ClassOf(err) != fault.Permanent {
+		t.Errorf("a digest that nobody knows: %v", err)
+	}
+}
+
+// Where memory holds one model, they take turns, whatever order pages come in,
+// and none is lost or done by another than its own.
+func TestModelsTakeTurns(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits")
+	c.Memory, c.Pages = 1, 4
+	m := openModels(t, c)
+	m.room.turn, m.room.idle = 200*time.Millisecond, 20*time.Millisecond
+	old := m.digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	kinds := [][2]string{{"yolo", old}, {"yolo", m.digest("yolo")}, {"rtdetr_logits", m.digest("rtdetr_logits")}}
+	want := make([]int, len(kinds))
+	for i, k := range kinds {
+		boxes, err := m.detected(t, k[0], k[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[i] = len(boxes)
+	}
+	if want[0] <= want[1] || want[1] == 0 {
+		t.Fatalf("the versions cannot be told apart: %v boxes", want)
+	}
+	unloaded := func() int { return strings.Count(m.log.String(), "model unloaded") }
+	before := unloaded()
+	var wg sync.WaitGroup
+	const each = 40
+	for i, k := range kinds {
+		for range 2 {
+			wg.Go(func() {
+				for range each {
+					boxes, err := m.detected(t, k[0], k[1])
+					if err != nil || len(boxes) != want[i] {
+						t.Errorf("%v: %d boxes, want %d: %v", k, len(boxes), want[i], err)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if got := len(m.loaded()); got != 1 {
+		t.Errorf("%d models in memory for one", got)
+	}
+	// Each page in turn would be 240.
+	if n := unloaded() - before; n < 2 || n > 60 {
+		t.Errorf("%d times unloaded for %d pages of three versions", n, 2*each*len(kinds))
+	}
+}
+
+// Pages of a version that has to wait are put off, and hold no worker.
+func TestHeldUntilItsTurn(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits")
+	c.Memory = 1
+	m := openModels(t, c)
+	m.room.turn, m.room.idle = time.Hour, time.Hour
+	d, leave, err := m.enter(t.Context(), m.recall("yolo", ""))
+	if err != nil || d == nil {
+		t.Fatal(err)
+	}
+	hold := func(name string) time.Duration {
+		return m.Stage(name, shelf{}).Hold(record(t, pageFor(name, m.digest(name))))
+	}
+	if yolo, other := hold("yolo"), hold("rtdetr_logits"); yolo != 0 || other <= 0 {
+		t.Errorf("held for %v and %v", yolo, other)
+	}
+	m.room.mu.Lock()
+	m.room.turn = 0
+	m.room.mu.Unlock()
+	if other := hold("rtdetr_logits"); other != 0 {
+		t.Errorf("held for %v after the other's turn", other)
+	}
+	// It waits for the page in work, and no longer.
+	entered := make(chan error, 1)
+	go func() {
+		_, leave, err := m.enter(context.Background(), m.recall("rtdetr_logits", ""))
+		if err == nil {
+			leave()
+		}
+		entered <- err
+	}()
+	for hold("yolo") == 0 { // until it is told to leave
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case err := <-entered:
+		t.Fatalf("entered while a page was in work: %v", err)
+	default:
+	}
+	leave()
+	if err := <-entered; err != nil {
+		t.Fatal(err)
+	}
+	if h := m.Stage("yolo", shelf{}).Hold(record(t, pageFor("yolo", "unknown"))); h != 0 {
+		t.Errorf("an unknown digest is held for %v", h)
+	}
+}
+
+func TestModelChanges(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	first := m.digest("yolo")
+	before, err := m.detected(t, "yolo", first)
+	if err != nil || len(m.told) != 1 || m.told[0].Digest != first {
+		t.Fatalf("%v, %+v", err, m.told)
+	}
+	m.look(t)
+	if len(m.told) != 1 {
+		t.Errorf("told again though nothing changed: %+v", m.told)
+	}
+
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	second := m.digest("yolo")
+	if len(m.told) != 2 || m.told[1].Digest != second || second == first || m.told[1].ScoreFloor != 0.95 {
+		t.Fatalf("told %+v", m.told)
+	}
+	after, err := m.detected(t, "yolo", second)
+	if err != nil || len(after) >= len(before) {
+		t.Fatalf("%d boxes from 0.95, %d from 0.8 on: %v", len(after), len(before), err)
+	}
+	if boxes, err := m.detected(t, "yolo", ""); err != nil || !slices.Equal(boxes, after) {
+		t.Errorf("a run without a digest: %d boxes, %v", len(boxes), err)
+	}
+	old, err := m.detected(t, "yolo", first)
+	if err != nil || !slices.Equal(old, before) {
+		t.Errorf("the version before: %d boxes, want %d: %v", len(old), len(before), err)
+	}
+
+	// Another threshold is no other model: it is told, and nothing is loaded.
+	loaded := strings.Count(m.log.String(), "model loaded")
+	give(t, c.ModelsDir, "yolo", func(m map[string]any) {
+		floor(0.95)(m)
+		m["version"], m["thresholds"] = "9", map[string]any{"*": 0.97}
+	})
+	m.look(t)
+	if len(m.told) != 3 || m.told[2].Digest != second || m.told[2].Version != "9" || m.told[2].Thresholds["*"] != 0.97 {
+		t.Errorf("told %+v", m.told)
+	}
+	if n := strings.Count(m.log.String(), "model loaded"); n != loaded {
+		t.Errorf("loaded %d times for another threshold", n-loaded)
+	}
+
+	// Back to what it was, and away altogether: what is served stays.
+	give(t, c.ModelsDir, "yolo", nil)
+	m.look(t)
+	if len(m.told) != 4 || m.told[3].Digest != first {
+		t.Errorf("told %+v", m.told)
+	}
+	if err := os.RemoveAll(filepath.Join(c.ModelsDir, "yolo")); err != nil {
+		t.Fatal(err)
+	}
+	m.look(t)
+	if boxes, err := m.detected(t, "yolo", first); err != nil || !slices.Equal(boxes, before) || m.Ready() != nil {
+		t.Errorf("once it was removed: %d boxes, %v, %v", len(boxes), err, m.Ready())
+	}
+	if !strings.Contains(m.log.String(), "no longer in the repository") {
+		t.Errorf("log: %s", m.log)
+	}
+}
+
+// A process that begins after the change does the pages of the version before
+// from the cache; without it they fail.
+func TestVersionBeforeIsKept(t *testing.T) {
+	c := families(t, "yolo")
+	first := openModels(t, c).digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m := openModels(t, c)
+	if m.digest("yolo") == first {
+		t.Fatal("not changed")
+	}
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+	m.room.tidy(0, func(*version) bool { return false })
+
+	kept := filepath.Join(c.CacheDir, "versions", "yolo", first)
+	if err := os.WriteFile(filepath.Join(kept, archivedWeights), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := m.detected(t, "yolo", first); fault.CodeOf(err) != CodeModelChanged || fault.ClassOf(err) != fault.Permanent {
+			t.Errorf("damaged: %v", err)
+		}
+	}
+	if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the damaged version stays: %v", err)
+	}
+}
+
+// Another detector may have taken up a version, and runs be planned for it,
+// before this one has looked.
+func TestVersionThatIsNewerThanTheLastLook(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	other := c
+	other.CacheDir = t.TempDir()
+	digest := openModels(t, other).digest("yolo")
+	if boxes, err := m.detected(t, "yolo", digest); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+}
+
+// A version that cannot be served changes nothing, and is not tried again until
+// it is another.
+func TestBrokenChange(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	first := m.digest("yolo")
+	for name, change := range map[string]func(m map[string]any){
+		"a class too many": func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") },
+		"no such field":    func(m map[string]any) { m["treshold"] = 0.5 },
+		"other weights":    func(m map[string]any) { m["sha256"] = strings.Repeat("0", 64) },
+		"no weights":       func(m map[string]any) { m["file"] = "gone.onnx" },
+	} {
+		m.log.Reset()
+		give(t, c.ModelsDir, "yolo", change)
+		m.look(t)
+		if len(m.told) != 1 || m.digest("yolo") != first || m.Ready() != nil {
+			t.Fatalf("%s: told %+v, ready %v", name, m.told, m.Ready())
+		}
+		if !strings.Contains(m.log.String(), "cannot be taken up") {
+			t.Errorf("%s: log %s", name, m.log)
+		}
+		if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+			t.Errorf("%s: %d boxes, %v", name, len(boxes), err)
+		}
+	}
+	give(t, c.ModelsDir, "yolo", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+	m.look(t)
+	m.log.Reset()
+	m.look(t)
+	if m.log.Len() != 0 {
+		t.Errorf("tried again: %s", m.log)
+	}
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	if len(m.told) != 2 || m.digest("yolo") == first {
+		t.Errorf("mended, and told %+v", m.told)
+	}
+}
+
+// A model that is missing is named, with the reason, and the others are served.
+func TestReadyNamesWhatIsMissing(t *testing.T) {
+	c := families(t, "yolo")
+	c.Models = []string{"yolo", "absent"}
+	m := openModels(t, c)
+	err := m.Ready()
+	if !errors.Is(err, ErrModelAbsent) || !strings.HasPrefix(err.Error(), "absent: ") || strings.Contains(err.Error(), "yolo:") {
+		t.Errorf("ready: %v", err)
+	}
+	if boxes, err := m.detected(t, "yolo", ""); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+	if _, err := m.detected(t, "absent", ""); err == nil {
+		t.Error("a page was done by a model that is not there")
+	}
+}
+
+func TestEveryModelOfTheRepository(t *testing.T) {
+	c := families(t, "*")
+	m := openModels(t, c)
+	if err := m.Ready(); err == nil || !strings.Contains(err.Error(), c.ModelsDir) {
+		t.Fatalf("ready without a model: %v", err)
+	}
+	give(t, c.ModelsDir, "yolo", nil)
+	m.look(t)
+	give(t, c.ModelsDir, "rtdetr_logits", nil)
+	m.look(t)
+	var told []string
+	for _, a := range m.told {
+		told = append(told, a.Model)
+	}
+	if m.Ready() != nil || !slices.Equal(told, []string{"yolo", "rtdetr_logits"}) || m.Alone() {
+		t.Errorf("told of %v; ready %v", told, m.Ready())
+	}
+}
+
+// What could be loaded once and cannot be now is waited for.
+func TestModelThatCannotBeLoadedAgain(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits")
+	m := openModels(t, c)
+	load, away := m.room.load, errors.New("no memory")
+	m.room.load = func(context.Context, *version) (*Detector, error) { return nil, away }
+	_, err := m.detected(t, "yolo", m.digest("yolo"))
+	if fault.ClassOf(err) != fault.Unavailable || !errors.Is(err, away) {
+		t.Fatalf("got %v", err)
+	}
+	probe := m.Stage("yolo", shelf{}).Probes[fault.DependencyOf(err)]
+	if err := probe(t.Context()); !errors.Is(err, away) {
+		t.Errorf("the probe says %v", err)
+	}
+	m.room.load = load
+	if err := probe(t.Context()); err != nil {
+		t.Errorf("the probe says %v", err)
+	}
+	if boxes, err := m.detected(t, "yolo", m.digest("yolo")); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+}
+
+func TestArchiveSweeps(t *testing.T) {
+	a := newArchive(t.TempDir())
+	long := time.Now().Add(-2 * archivedFor)
+	for i, name := range []string{"old", "young", unfinished + "old"} {
+		dir := a.of("m", name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if i < 2 {
+			if err := os.WriteFile(filepath.Join(dir, "manifest.json"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name != "young" {
+			for _, path := range []string{filepath.Join(dir, "manifest.json"), dir} {
+				if err := os.Chtimes(path, long, long); err != nil && !errors.Is(err, os.ErrNotExist) {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	a.sweep("m", archivedFor)
+	a.sweep("absent", archivedFor)
+	left, err := os.ReadDir(filepath.Join(a.dir, "m"))
+	if err != nil || len(left) != 1 || left[0].Name() != "young" {
+		t.Errorf("left %v, %v", left, err)
+	}
+	for _, odd := range [][2]string{{"../m", strings.Repeat("0", 64)}, {"m", "young"}, {"m", "../m/young"}, {"", ""}} {
+		if f, err := a.find(odd[0], odd[1]); !errors.Is(err, ErrModelAbsent) {
+			t.Errorf("%v found %+v, %v", odd, f, err)
+		}
+	}
+	archive{}.sweep("m", 0)
+	if _, err := (archive{}).find("m", fmt.Sprintf("%064d", 0)); !errors.Is(err, ErrModelAbsent) {
+		t.Errorf("without a cache: %v", err)
+	}
+}
