@@ -5,10 +5,11 @@
 
 It is the tutorial's worker without its bucket: MuPDF at zoom 1.5, Detectron2's DefaultPredictor on the RGB array, boxes
 above 0.9, Pillow's crop. For each page on which something is found it writes the page as a PNG and, in crops.json, the
-crops as Pillow made them: rectangle, size and sha256 of the pixels. Crops of no size, of which Pillow's writer dies,
-are left out. docs/models.md says what to install.
+crops as Pillow made them: rectangle, size and sha256 of the pixels, and the seconds that predictor and crops took, by
+the clock and of the processor. Crops of no size, of which Pillow's writer dies, are left out. The last line on stdout
+is a JSON object: peak_bytes, the resident memory at most. docs/models.md says what to install.
 """
-import argparse, hashlib, json, pathlib, time
+import argparse, hashlib, io, json, pathlib, resource, sys, time
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("out", type=pathlib.Path)
@@ -42,22 +43,26 @@ for number in range(a.start - 1, max(d.page_count for d in documents)):
             continue
         pix = doc.load_page(number).get_pixmap(matrix=fitz.Matrix(1.5, 1.5))
         page = Image.frombytes("RGBA" if pix.alpha else "RGB", [pix.width, pix.height], pix.samples)
-        t = time.perf_counter()
+        t, cpu = time.perf_counter(), time.process_time()
         instances = predictor(np.array(page))["instances"]
-        seconds.append(time.perf_counter() - t)
-        tried += 1
-        crops = []
+        cut = []
         for box in instances[instances.scores > 0.9].pred_boxes:
-            x0, y0, x1, y1 = (float(v) for v in box)
-            crop = page.crop((x0, y0, x1, y1))
-            if 0 in crop.size:
-                continue
-            crops.append({"box": [round(x0), round(y0), round(x1), round(y1)], "size": crop.size,
-                          "sha256": hashlib.sha256(crop.tobytes()).hexdigest()})
+            corners = [float(v) for v in box]
+            crop = page.crop(corners)
+            if 0 not in crop.size:
+                crop.save(io.BytesIO(), format="PNG")
+                cut.append((corners, crop))
+        t, cpu = time.perf_counter() - t, time.process_time() - cpu
+        seconds.append(t)
+        tried += 1
+        crops = [{"box": [round(v) for v in corners], "size": crop.size, "sha256": hashlib.sha256(crop.tobytes()).hexdigest()}
+                 for corners, crop in cut]
         if crops:
             name = f"{path.stem}-{number + 1:03}.png"
             page.save(a.out / name)
-            found.append({"page": name, "size": page.size, "crops": crops})
+            found.append({"page": name, "size": page.size, "crops": crops, "seconds": t, "cpu_seconds": cpu})
             (a.out / "crops.json").write_text(json.dumps(found, indent=1) + "\n")
             print(name, page.size, len(crops), "crops", flush=True)
 print(f"{sum(len(f['crops']) for f in found)} crops on {len(found)} of {tried} pages, {min(seconds):.2f} s a page at best")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"peak_bytes": peak}))
