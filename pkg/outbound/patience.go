@@ -39,9 +39,15 @@ func (p *patience) answered(after time.Duration) {
 	}
 }
 
-// exhausted is told of a connection that was given up after a silence: what is asked again is given twice that. Many
-// that end together raise it once.
-func (p *patience) exhausted(after time.Duration) { p.raise(2 * after) }
+// exhausted is told of a connection that was given up after a silence. The second try has little more time, for most often
+// it was the network; the third has all of it, for callers that give up after three. Many that end together raise it once.
+func (p *patience) exhausted(after time.Duration) {
+	if after > p.least {
+		p.raise(p.most)
+		return
+	}
+	p.raise(p.least * 5 / 4)
+}
 
 func (p *patience) raise(to time.Duration) {
 	p.mu.Lock()

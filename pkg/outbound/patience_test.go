@@ -27,8 +27,8 @@ func TestPatience(t *testing.T) {
 	for range 8 { // all that were in flight
 		p.exhausted(20 * time.Second)
 	}
-	is("after a silence", 40*time.Second)
-	p.exhausted(40 * time.Second)
+	is("after a silence", 25*time.Second)
+	p.exhausted(25 * time.Second)
 	is("after a silence of the second try", time.Minute)
 	now = now.Add(slowFor - time.Second)
 	p.answered(50 * time.Second)
