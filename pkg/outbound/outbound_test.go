@@ -62,7 +62,7 @@ func TestForgottenConnections(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(release)
-	c := client(t, outbound.Settings{Patience: 500 * time.Millisecond})
+	c := client(t, outbound.Settings{Patience: 2 * time.Second})
 	first := make(chan error, n)
 	for range n {
 		go func() { first <- get(c, server.URL) }()
@@ -90,10 +90,10 @@ func TestForgottenConnections(t *testing.T) {
 // A server that is slower than it is given at first is asked again, with more patience each time, and then left alone.
 func TestSlowServerIsWaitedFor(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		time.Sleep(300 * time.Millisecond) // the pace of the server is what is tested, not something waited for
+		time.Sleep(time.Second) // the pace of the server is what is tested, not something waited for
 	}))
 	defer server.Close()
-	c := client(t, outbound.Settings{Patience: 100 * time.Millisecond, Stall: time.Minute})
+	c := client(t, outbound.Settings{Patience: 300 * time.Millisecond, Stall: time.Minute})
 	given := 0
 	for err := get(c, server.URL); err != nil; err = get(c, server.URL) {
 		if given++; given > 8 { // by then it had 25 s
