@@ -26,8 +26,14 @@ type weights struct {
 // file and is kept.
 func (w *weights) letGo() {
 	w.once.Do(func() {
-		graph, err := filepath.EvalSymlinks(w.graph)
-		if err != nil || w.graph == "" {
+		if w.graph == "" {
+			return
+		}
+		graph, err := filepath.Abs(w.graph) // as the system names mappings
+		if err == nil {
+			graph, err = filepath.EvalSymlinks(graph)
+		}
+		if err != nil {
 			return
 		}
 		size := uintptr(0)
