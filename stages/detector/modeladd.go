@@ -182,6 +182,12 @@ func (t *modelTool) add(ctx context.Context, file string) error {
 	fmt.Fprintf(t.out, "stored %s/%s/%s and %s\n", models.Location(), stored.Name, manifest.File, stored.File)
 	assumed := fmt.Sprintf("channels %s, a crop from score %v on", stored.Input.Channels, stored.Thresholds[schemas.AllClasses])
 	fmt.Fprintf(t.out, "assumed, since no file tells: %s; manifest.json has these and more\n", assumed)
+	fmt.Fprintf(t.out, "try it:   leafcutter models check %s --models %s --pdf FILE --out drawn.png\n", stored.Name, models.Location())
+	serve := "LEAFCUTTER_MODEL=%[2]s LEAFCUTTER_MODELS_DIR=%[1]s, for a detector\n"
+	if !strings.HasPrefix(models.Location(), s3Scheme) {
+		serve = "LEAFCUTTER_MODELS_DIR=%[1]s leafcutter up --model %[2]s\n"
+	}
+	fmt.Fprintf(t.out, "serve it: "+serve, models.Location(), stored.Name)
 	return nil
 }
 

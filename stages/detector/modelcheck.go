@@ -2,7 +2,6 @@ package detector
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +54,7 @@ func (t *modelTool) check(ctx context.Context, model string) error {
 // locate takes a folder, which has a slash in it or is one, or the name of one
 // among the models, whose location is then "".
 func locate(model string) (location, name string, err error) {
-	if strings.HasPrefix(model, "s3://") {
+	if strings.HasPrefix(model, s3Scheme) {
 		location, name, ok := cutLast(strings.TrimRight(model, "/"))
 		if !ok {
 			return "", "", complain(CodeModelAbsent, "Name the model's folder: s3://bucket/prefix/NAME.", "%s is no model", model)
@@ -74,7 +73,7 @@ func locate(model string) (location, name string, err error) {
 
 func cutLast(uri string) (before, after string, ok bool) {
 	i := strings.LastIndexByte(uri, '/')
-	if i <= len("s3://") {
+	if i <= len(s3Scheme) {
 		return "", "", false
 	}
 	return uri[:i], uri[i+1:], true
@@ -135,7 +134,10 @@ func (t *modelTool) try(ctx context.Context, f repository.Fetched, page []byte, 
 			fmt.Fprintf(t.out, "%3d  %-20s %.3f  %v\n", k+1, b.Class, b.Score, b.Rect)
 		}
 	}
-	on := cmp.Or(t.image, "a sample page")
+	on := "a sample page"
+	if t.image != "" {
+		on = filepath.Base(t.image)
+	}
 	fmt.Fprintf(t.out, "%d boxes on %s, %d of them above their class's threshold, %.0f ms of inference\n", len(found.Boxes), on, above, milliseconds(found.Infer))
 	if t.drawing == "" {
 		return nil

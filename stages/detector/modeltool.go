@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"leafcutter/pkg/config"
 	"leafcutter/pkg/objectstore"
@@ -29,6 +31,9 @@ const (
 	addCommand   = "add-model"
 	checkCommand = "check-model"
 )
+
+// s3Scheme begins a location of models that is not a folder.
+const s3Scheme = "s3://"
 
 // IsModelTool says whether a process with these arguments is to answer
 // questions about models, and not to be a stage.
@@ -51,9 +56,12 @@ func IsModelTool(args []string) bool {
 //	detector add-model [flags] FILE.onnx        drafts it, tries the model on a page and stores both among the models
 //	detector check-model [flags] NAME|DIR       says in what a model is not what its manifest says, and tries it on a page
 func ModelTool(ctx context.Context, args []string, out, complaints io.Writer) int {
+	// Interrupted it removes the model that it prepared to try.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	command := args[1]
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
-	flags.SetOutput(complaints)
+	flags.SetOutput(io.Discard)
 	t := modelTool{out: out}
 	flags.StringVar(&t.library, "library", os.Getenv("LEAFCUTTER_ONNXRUNTIME_LIB"), "ONNX Runtime's shared library; empty for the one in ../lib")
 	if command != draftCommand {
@@ -76,8 +84,11 @@ func ModelTool(ctx context.Context, args []string, out, complaints io.Writer) in
 	}
 	if err := flags.Parse(args[2:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(out)
+			flags.PrintDefaults()
 			return 0
 		}
+		fmt.Fprintf(complaints, "%s: %v\n", command, err)
 		return 2
 	}
 	if want := map[bool]int{true: 0, false: 1}[command == listCommand]; flags.NArg() != want {
@@ -136,7 +147,7 @@ func (t *modelTool) repository(ctx context.Context, location string) (*repositor
 	}
 	location = cmp.Or(location, c.ModelsDir)
 	var s3 objectstore.Config
-	if strings.HasPrefix(location, "s3://") {
+	if strings.HasPrefix(location, s3Scheme) {
 		if _, err := config.Load("detector", nil, os.Environ(), &s3); err != nil {
 			return nil, err
 		}
