@@ -11,6 +11,13 @@ import (
 	"leafcutter/schemas"
 )
 
+// The variables that say where the servers are.
+const (
+	kafkaVariable = "KAFKA_BROKERS"
+	sqlVariable   = "CLICKHOUSE_ADDR"
+	s3Variable    = "AWS_ENDPOINT_URL"
+)
+
 // topics makes the topics of any Kafka, configured by environment as the stages are.
 func (t *terminal) topics() *cobra.Command {
 	group := &cobra.Command{Use: "topics", Short: "make or list the topics of a cluster"}

@@ -65,7 +65,7 @@ func (t *terminal) prune() *cobra.Command {
 }
 
 func (t *terminal) pruneOnce(ctx context.Context, o pruneOptions) (err error) {
-	environ, err := t.clusterEnviron(o.data)
+	environ, err := t.clusterEnviron(o.data, sqlVariable, s3Variable)
 	if err != nil {
 		return err
 	}

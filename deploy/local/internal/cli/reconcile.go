@@ -75,7 +75,7 @@ type reconciled struct {
 const acknowledged = 30 * time.Second // within this Kafka has taken what one run misses
 
 func (t *terminal) reconcileAll(ctx context.Context, o reconcileOptions) (err error) {
-	environ, err := t.clusterEnviron(o.data)
+	environ, err := t.clusterEnviron(o.data, kafkaVariable, sqlVariable, s3Variable)
 	if err != nil {
 		return err
 	}

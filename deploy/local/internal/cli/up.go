@@ -3,13 +3,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"text/tabwriter"
 
@@ -34,7 +34,7 @@ func (t *terminal) up() *cobra.Command {
 	f.StringVar(&o.data, "data-dir", "", "where data persist (LEAFCUTTER_DATA_DIR; ~/.local/share/leafcutter)")
 	f.BoolVar(&o.ephemeral, "ephemeral", false, "keep data in a temporary folder and remove it at the end")
 	f.BoolVar(&o.anyPort, "any-port", false, "take free ports where the usual ones are taken")
-	f.StringVar(&o.model, "model", "", "default model; layout_cdla")
+	f.StringVar(&o.model, "model", "", "default model (LEAFCUTTER_DEFAULT_MODEL; layout_cdla)")
 	f.StringSliceVar(&o.submit, "submit", nil, "documents to put through once it runs")
 	f.BoolVar(&o.exit, "exit", false, "stop once the submitted documents are done")
 	f.Var(&o.keep, "keep", "remove documents and spans that are older, such as 720h or 30d; LEAFCUTTER_KEEP_* say it of each thing")
@@ -82,7 +82,8 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 		level = slog.LevelDebug
 	}
 	p, err := up.Start(ctx, up.Options{
-		Layout: layout, Executable: executable, Ports: o.ports, AnyPort: o.anyPort, Model: o.model,
+		Layout: layout, Executable: executable, Ports: o.ports, AnyPort: o.anyPort,
+		Model:  cmp.Or(o.model, t.getenv("LEAFCUTTER_DEFAULT_MODEL")),
 		Logger: t.logger(level), Environ: up.Tuning(t.environ),
 		Progress: func(what string) { t.say("starting %s …\n", what) },
 	})
@@ -128,7 +129,7 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 // ended; it is to be called before the servers are stopped.
 func (t *terminal) keepPruned(ctx context.Context, s up.State, keep prune.Age) (stop func(), err error) {
 	var cfg pruneConfig
-	if _, err := config.Load("leafcutter", nil, append(slices.Clone(t.environ), s.Env()...), &cfg); err != nil {
+	if _, err := config.Load("leafcutter", nil, pipelineEnviron(t.environ, s), &cfg); err != nil {
 		return nil, err
 	}
 	if keep > 0 {
