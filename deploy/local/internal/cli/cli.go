@@ -1,5 +1,5 @@
 // Package cli is the command line. Commands that run servers (up, service) exist where the servers do; the rest (submit,
-// query, status, dlq, init, topics, migrate, doctor) builds and runs anywhere, without cgo.
+// query, status, dlq, models, init, topics, migrate, doctor) builds and runs anywhere, without cgo.
 package cli
 
 import (
@@ -100,7 +100,7 @@ func (t *terminal) root() *cobra.Command {
 		PersistentPreRun: func(*cobra.Command, []string) { t.begun = true },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(t.submit(), t.query(), t.status(), t.dlq(), t.reconcile(), t.prune(), t.doctor(), t.init(), t.topics(), t.migrate(), t.versionCommand())
+	root.AddCommand(t.submit(), t.query(), t.status(), t.dlq(), t.reconcile(), t.prune(), t.models(), t.doctor(), t.init(), t.topics(), t.migrate(), t.versionCommand())
 	root.AddCommand(t.controls()...)
 	root.AddCommand(t.serverCommands()...)
 	return root

@@ -184,3 +184,12 @@ func TestOneFailedDocumentHidesNoOther(t *testing.T) {
 		t.Errorf("what was found is hidden:\n%s", out)
 	}
 }
+
+// The pipeline's own S3 is empty when it starts, so models cannot come from there.
+func TestUpTakesModelsFromAFolder(t *testing.T) {
+	errs := newHeard()
+	term := &terminal{out: newHeard(), err: errs, environ: []string{"LEAFCUTTER_MODELS_DIR=s3://leafcutter/models"}}
+	if code := term.run(t.Context(), []string{"up", "--data-dir", t.TempDir()}); code != exitFailed || !strings.Contains(errs.String(), "takes models from a folder") {
+		t.Errorf("exit status %d: %s", code, errs)
+	}
+}

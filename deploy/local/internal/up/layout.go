@@ -44,6 +44,14 @@ func FindLayout(executable, data string, getenv func(string) string) (Layout, er
 		ChDB:   or("LEAFCUTTER_CHDB_LIB", filepath.Join(root, "lib", "libchdb.so")),
 		Models: or("LEAFCUTTER_MODELS_DIR", filepath.Join(root, "models")),
 	}
+	if strings.HasPrefix(l.Models, "s3://") {
+		return l, fmt.Errorf("LEAFCUTTER_MODELS_DIR: %s: this pipeline starts with an S3 of its own, so it takes models from a folder; models in S3 are for detectors that are deployed", l.Models)
+	}
+	// The children run elsewhere.
+	var err error
+	if l.Models, err = filepath.Abs(l.Models); err != nil {
+		return l, fmt.Errorf("find the models: %w", err)
+	}
 	return l, l.Check()
 }
 
