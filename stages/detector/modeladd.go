@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
@@ -61,9 +62,10 @@ func (t *modelTool) drafted(file string) (manifest.Manifest, error) {
 	if err := t.sized(&m, file); err != nil {
 		return m, err
 	}
-	m.Version, m.File = t.version, filepath.Base(file)
+	threshold := cmp.Or(t.threshold, 0.4)
+	m.Version, m.File = cmp.Or(t.version, "1"), filepath.Base(file)
 	m.Input.Channels = cmp.Or(t.channels, m.Input.Channels)
-	m.ScoreFloor, m.Thresholds, m.Provider = min(0.1, t.threshold), map[string]float64{schemas.AllClasses: t.threshold}, manifest.CPU
+	m.ScoreFloor, m.Thresholds, m.Provider = min(0.1, threshold), map[string]float64{schemas.AllClasses: threshold}, manifest.CPU
 	if err := m.Validate(); err != nil {
 		return m, fmt.Errorf("%w:\n%w", repository.ErrInvalid, err)
 	}
@@ -160,10 +162,36 @@ func readClasses(given, file string, known int) ([]string, error) {
 	return classes, nil
 }
 
-// add drafts a manifest, tries the model on a page as it will be served, and
-// only then stores both.
-func (t *modelTool) add(ctx context.Context, file string) error {
-	m, err := t.drafted(file)
+// offered is the model that is to be added: a file, for which a manifest is
+// drafted, or a folder that has one.
+func (t *modelTool) offered(ctx context.Context, at string) (m manifest.Manifest, weights string, err error) {
+	if _, err := os.Stat(filepath.Join(at, manifest.File)); err != nil {
+		m, err = t.drafted(at)
+		return m, at, err
+	}
+	if t.family != "" || t.classes != "" || t.channels != "" || t.height != 0 || t.threshold != 0 {
+		return m, "", complain(CodeModelMismatch, "Mend that one and leave the options out, or name the ONNX file.", "%s has a manifest, which says what it is", at)
+	}
+	dir, err := filepath.Abs(at)
+	if err != nil {
+		return m, "", fmt.Errorf("find the model's folder: %w", err)
+	}
+	from, err := repository.Open(ctx, filepath.Dir(dir), objectstore.Config{}, "")
+	if err != nil {
+		return m, "", err
+	}
+	found, err := from.Fetch(ctx, filepath.Base(dir))
+	if err != nil {
+		return m, "", err
+	}
+	m = found.Manifest
+	m.Name, m.Version = cmp.Or(t.name, m.Name), cmp.Or(t.version, m.Version)
+	return m, found.Weights, t.fits(m, found.Weights)
+}
+
+// add tries a model on a page as it will be served, and only then stores it.
+func (t *modelTool) add(ctx context.Context, at string) error {
+	m, file, err := t.offered(ctx, at)
 	if err != nil {
 		return err
 	}
@@ -180,8 +208,10 @@ func (t *modelTool) add(ctx context.Context, file string) error {
 		return err
 	}
 	fmt.Fprintf(t.out, "stored %s/%s/%s and %s\n", models.Location(), stored.Name, manifest.File, stored.File)
-	assumed := fmt.Sprintf("channels %s, a crop from score %v on", stored.Input.Channels, stored.Thresholds[schemas.AllClasses])
-	fmt.Fprintf(t.out, "assumed, since no file tells: %s; manifest.json has these and more\n", assumed)
+	if file == at {
+		assumed := fmt.Sprintf("channels %s, a crop from score %v on", stored.Input.Channels, stored.Thresholds[schemas.AllClasses])
+		fmt.Fprintf(t.out, "assumed, since no file tells: %s; manifest.json has these and more\n", assumed)
+	}
 	fmt.Fprintf(t.out, "try it:   leafcutter models check %s --models %s --pdf FILE --out drawn.png\n", stored.Name, models.Location())
 	serve := "LEAFCUTTER_MODEL=%[2]s LEAFCUTTER_MODELS_DIR=%[1]s, for a detector\n"
 	if !strings.HasPrefix(models.Location(), s3Scheme) {

@@ -53,7 +53,7 @@ func IsModelTool(args []string) bool {
 //
 //	detector list-models [flags]                what lies in the folder of models, as JSON
 //	detector draft-manifest [flags] FILE.onnx   writes the manifest that the file tells
-//	detector add-model [flags] FILE.onnx        drafts it, tries the model on a page and stores both among the models
+//	detector add-model [flags] FILE.onnx|DIR    drafts it, or takes that of a folder, tries the model on a page and stores both
 //	detector check-model [flags] NAME|DIR       says in what a model is not what its manifest says, and tries it on a page
 func ModelTool(ctx context.Context, args []string, out, complaints io.Writer) int {
 	// Interrupted it removes the model that it prepared to try.
@@ -115,11 +115,11 @@ type modelTool struct {
 
 func (t *modelTool) draftFlags(flags *flag.FlagSet) {
 	flags.StringVar(&t.name, "name", "", "the model's name; empty for the file's, or the folder's where the file is called model.onnx")
-	flags.StringVar(&t.version, "version", "1", "the model's version, for people")
+	flags.StringVar(&t.version, "version", "", "the model's version, for people; 1 where nothing says another")
 	flags.StringVar(&t.family, "family", "", "what you take it for: "+strings.Join(family.Names(), ", "))
 	flags.StringVar(&t.classes, "classes", "", "its classes, comma-separated, or a file with a name a line")
 	flags.StringVar(&t.channels, "channels", "", "order in which it was trained: rgb or bgr; empty for what its family mostly has")
-	flags.Float64Var(&t.threshold, "threshold", 0.4, "score from which a box is cropped")
+	flags.Float64Var(&t.threshold, "threshold", 0, "score from which a box is cropped; 0 for 0.4")
 	flags.Func("size", "of its input, where the file leaves it open: a side in pixels, or HEIGHTxWIDTH", func(given string) (err error) {
 		high, wide, both := strings.Cut(given, "x")
 		if t.height, err = strconv.Atoi(high); err != nil {

@@ -195,6 +195,33 @@ func TestAddModelStoresOnlyWhatRuns(t *testing.T) {
 	}
 }
 
+// A folder that an export script wrote goes elsewhere as it is.
+func TestAddModelTakesAFolderWithItsManifest(t *testing.T) {
+	models, from := t.TempDir(), "testdata/families/yolo"
+	if out, complaints, code := added(t, models, from, "-version", "7"); code != 0 || strings.Contains(out, "assumed") {
+		t.Fatalf("%d: %s%s", code, out, complaints)
+	}
+	got, err := manifest.Read(filepath.Join(models, "yolo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := manifest.Read(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest, err := want.Digest(); err != nil || got.Version != "7" || got.ScoreFloor != want.ScoreFloor {
+		t.Errorf("%+v, want %+v, %v", got, want, err)
+	} else if stored, err := got.Digest(); err != nil || stored != digest {
+		t.Errorf("digest %s, want %s, %v", stored, digest, err)
+	}
+	if _, complaints, code := added(t, models, from, "-classes", "a,b,c"); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: testdata/families/yolo has a manifest") {
+		t.Errorf("%d: %s", code, complaints)
+	}
+	if _, complaints, code := added(t, models, altered(t, "yolo", `"classes": [`, `"classes": ["more",`)); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: ") {
+		t.Errorf("%d: %s", code, complaints)
+	}
+}
+
 // cutOff is a model's file of which half is missing.
 func cutOff(t *testing.T) string {
 	t.Helper()
