@@ -182,6 +182,7 @@ type RunOptions struct {
 	Thresholds  map[string]float64 `json:"thresholds"`
 	CropPadding int                `json:"crop_padding"`
 	Renderer    string             `json:"renderer"`
+	Shadow      bool               `json:"shadow,omitempty" jsonschema:"the run only tries the model beside another: no state, end or webhook of the document is of it"`
 }
 
 // Threshold is the score from which boxes of class are cropped.

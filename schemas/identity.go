@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -27,6 +28,13 @@ func DocumentIDForRecord(topic string, partition int32, offset int64, timestamp 
 // same run.
 func RunID(documentID string, o RunOptions) string {
 	return nameUUID("run", documentID, o.Canonical())
+}
+
+// Sampled reports whether a document is among the share, 0 to 1, of all. It follows from the document alone: the same are
+// chosen each time, and those of a share are among those of a larger one.
+func Sampled(documentID string, share float64) bool {
+	sum := sha256.Sum256([]byte("sample/" + documentID))
+	return float64(binary.BigEndian.Uint64(sum[:])>>11)/(1<<53) < share
 }
 
 // Canonical is the options as JSON with sorted keys: what run identities are made of and what runs.options holds.

@@ -25,8 +25,8 @@ type RenderedPage struct {
 // Key is the record's key: run/page.
 func (p RenderedPage) Key() string { return pageKey(p.RunID, p.Page) }
 
-// Bulk reports whether the page goes by the bulk topic.
-func (p RenderedPage) Bulk() bool { return p.Position >= FirstPages }
+// Bulk reports whether the page goes by the bulk topic; as PageRange.Bulk.
+func (p RenderedPage) Bulk() bool { return p.Position >= FirstPages || p.Options.Shadow }
 
 // Validate reports what makes the page unusable.
 func (p RenderedPage) Validate() error {

@@ -78,8 +78,8 @@ func (p PageRange) Validate() error {
 	return nil
 }
 
-// Bulk reports whether the range goes by the bulk topic.
-func (p PageRange) Bulk() bool { return p.Position >= FirstPages }
+// Bulk reports whether the range goes by the bulk topic: a shadow's do all, for nobody waits for them.
+func (p PageRange) Bulk() bool { return p.Position >= FirstPages || p.Options.Shadow }
 
 // One is the range of its i-th page alone: the smallest record that replays it.
 func (p PageRange) One(i int) PageRange {

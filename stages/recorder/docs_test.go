@@ -45,7 +45,7 @@ func questions(t *testing.T) []question {
 	return all
 }
 
-// corpus is a small library whose every answer is known: two copies of a report, by two models and one, a scan with two
+// corpus is a small library whose every answer is known: two copies of a report, by two models and by one with a shadow, a scan with two
 // bad pages, a locked document, a book that is running, and one that nobody has looked at yet.
 func corpus(t *testing.T, db *clickhouse.DB) {
 	t.Helper()
@@ -112,6 +112,10 @@ func corpus(t *testing.T, db *clickhouse.DB) {
 	put(twin)
 	copied := run(twin, "layout_cdla", 1)
 	put(schemas.RunPlanned{Run: copied, PlannedAt: at}, page(copied, 1, 90, box("text", 0.5, 1, 1, 900, 1900, "a report")))
+	tried := copied
+	tried.Options.Model, tried.Options.Shadow = "candidate", true
+	tried.RunID = schemas.RunID(twin.DocumentID, tried.Options)
+	put(schemas.RunPlanned{Run: tried, PlannedAt: at}, page(tried, 1, 60, box("title", 0.9, 1, 1, 900, 60, "a report"), box("text", 0.8, 1, 1, 900, 1700, "")))
 
 	scan := document(3, 1, "scan.pdf", "cc", 40<<20, 4)
 	put(scan)
@@ -254,6 +258,9 @@ report.pdf	figure	2	0	\N
 report.pdf	table	1	1	0.2
 report.pdf	text	3	0	\N
 report.pdf	title	2	1	-0.05`,
+	"What does the shadow model find that the default one does not, and the other way round?": `
+text	1	1	0	0	0.895
+title	0	1	0	1	\N`,
 	"Which pages failed, and why?": `
 scan.pdf	2	splitter	render-timeout	page 2: 30 s
 scan.pdf	4	detector	image-unreadable	unexpected end`,
@@ -266,7 +273,7 @@ detector	image-unreadable	0	1	0	2026-03-04 12:02:00.000`,
 	"Which dead letters failed again after they were replayed?": `
 scan.pdf	2	splitter	render-timeout	2	1	2026-03-04 12:00:00.000	2026-03-04 12:01:00.000`,
 	"How many pages are done a minute?": `
-2026-03-01 12:00:00	5	10
+2026-03-01 12:00:00	6	12
 2026-03-01 12:01:00	2	2
 2026-03-02 12:00:00	1	1
 2026-03-02 12:01:00	1	2
@@ -277,19 +284,20 @@ scan.pdf	2	splitter	render-timeout	2	1	2026-03-04 12:00:00.000	2026-03-04 12:01:
 2026-03-03 12:04:00	1	1`,
 	"How long do render, inference and annotation take?": `
 layout_cdla	16	100	40	229	132	20
-other_model	3	800	40	5	890	20`,
+other_model	3	800	40	5	890	20
+candidate	1	60	40	5	60	20`,
 	"Which stage is the slowest of each document?": `
 report.pdf	infer	2.7	['infer','render','annotate','queue']
 handbook.pdf	infer	1	['infer','render','annotate','queue']
 scan.pdf	queue	0.9	['queue','infer','render','annotate']
-copy of report.pdf	infer	0.1	['infer','render','annotate','queue']`,
+copy of report.pdf	infer	0.2	['infer','render','annotate','queue']`,
 	"How long until a document's first page can be seen, and until it is done?": `
 4	5.5	11.2	11.6`,
 	"What does a document cost?": `
 report.pdf	6	3.09	0.000043	0.0072
 handbook.pdf	10	1.6	0.000022	0.0022
 scan.pdf	2	0.39	0.000005	0.0025
-copy of report.pdf	1	0.15	0.000002	0.002`,
+copy of report.pdf	2	0.27	0.000004	0.002`,
 	"Where did the time of a page go, step by step?": `
 page-splitter	splitter process	41.5	Unset
 detector	detector process	905	Unset`,

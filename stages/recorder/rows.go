@@ -46,6 +46,7 @@ type runRow struct {
 	Error         string
 	Decision      uint64
 	Control       int64
+	Shadow        bool
 	Version       uint64
 }
 

@@ -90,6 +90,7 @@ func (r *run) describe(from schemas.Run) {
 	o := from.Options
 	if r.row.Options == "" || from.PagesSelected > int(r.row.PagesSelected) {
 		r.row.Model, r.row.ModelDigest, r.row.Options, r.row.DPI = o.Model, o.ModelDigest, o.Canonical(), uint16(o.DPI)
+		r.row.Shadow = o.Shadow
 	}
 	r.row.PagesSelected = max(r.row.PagesSelected, uint32(max(0, from.PagesSelected)))
 }

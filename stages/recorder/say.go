@@ -15,6 +15,8 @@ import (
 // from two stages, and nothing orders these: the page may be first, and the run be over before its document is known.
 // Such an end is not kept in memory to be said later. The tables have it, so DocumentAccepted asks them for the runs of
 // its document that have ended already, which costs no memory and holds after a restart.
+//
+// The end of a shadow is in the tables alone: whoever is told of an end takes it for the document's.
 
 // settled notes that b has landed and says which runs have ended.
 func (r *Recorder) settled(ctx context.Context, b *batch) {
@@ -26,7 +28,7 @@ func (r *Recorder) settled(ctx context.Context, b *batch) {
 		t := b.touched[key]
 		r.watch.note(t.run)
 		d := r.cache.document(t.last)
-		if !t.run.row.State.Final() || !d.row.known() {
+		if !t.run.row.State.Final() || !d.row.known() || t.run.row.Shadow {
 			continue
 		}
 		event := ended(t.run.row, d.row)
@@ -52,7 +54,7 @@ func (r *Recorder) endedEarlier(ctx context.Context, b *batch) ([]runRow, error)
 func (r *Recorder) sayEarlier(ctx context.Context, b *batch, rows []runRow) {
 	for _, row := range rows {
 		key := runKey{row.DocumentID, row.RunID}
-		if t := b.touched[key]; t != nil && t.told {
+		if t := b.touched[key]; t != nil && t.told || row.Shadow {
 			continue
 		}
 		e := b.named[row.DocumentID]

@@ -76,13 +76,13 @@ func (d database) readDocuments(ctx context.Context, ids []string) ([]documentRo
 const runColumns = `toString(run_id), toString(document_id), model, model_digest, options, dpi, pages_selected, pages_done,
 	pages_failed, boxes, state, code, coalesce(toUnixTimestamp64Milli(planned_at), 0),
 	coalesce(toUnixTimestamp64Milli(first_result_at), 0), coalesce(toUnixTimestamp64Milli(finished_at), 0),
-	toUnixTimestamp64Milli(submitted_at), stage, error, decision, control, version`
+	toUnixTimestamp64Milli(submitted_at), stage, error, decision, control, shadow, version`
 
 func scanRun(r driver.Rows) (row runRow, err error) {
 	var state string
 	err = r.Scan(&row.RunID, &row.DocumentID, &row.Model, &row.ModelDigest, &row.Options, &row.DPI, &row.PagesSelected,
 		&row.PagesDone, &row.PagesFailed, &row.Boxes, &state, &row.Code, &row.PlannedAt, &row.FirstResultAt, &row.FinishedAt,
-		&row.SubmittedAt, &row.Stage, &row.Error, &row.Decision, &row.Control, &row.Version)
+		&row.SubmittedAt, &row.Stage, &row.Error, &row.Decision, &row.Control, &row.Shadow, &row.Version)
 	row.State = schemas.State(state)
 	return row, err
 }
@@ -208,7 +208,7 @@ func (d database) insert(ctx context.Context, documents []documentRow, pages []p
 			r := &runs[i]
 			return b.Append(r.RunID, r.DocumentID, r.Model, r.ModelDigest, r.Options, r.DPI, r.PagesSelected, r.PagesDone,
 				r.PagesFailed, r.Boxes, string(r.State), r.Code, nullable(r.PlannedAt), nullable(r.FirstResultAt),
-				nullable(r.FinishedAt), millis(r.SubmittedAt), r.Stage, r.Error, r.Decision, r.Control, r.Version)
+				nullable(r.FinishedAt), millis(r.SubmittedAt), r.Stage, r.Error, r.Decision, r.Control, r.Shadow, r.Version)
 		})
 		if err != nil {
 			return fmt.Errorf("land runs: %w", err)
@@ -225,7 +225,7 @@ const (
 	render_ms, queue_ms, infer_ms, annotate_ms, trace_id, detected_at, submitted_at, stage, version)`
 	insertRunsSQL = `INSERT INTO runs (run_id, document_id, model, model_digest, options, dpi, pages_selected, pages_done,
 	pages_failed, boxes, state, code, planned_at, first_result_at, finished_at, submitted_at, stage, error, decision, control,
-	version)`
+	shadow, version)`
 )
 
 func appendPage(b driver.Batch, r *pageRow) error {

@@ -81,12 +81,12 @@ func (r *Reader) Source(ctx context.Context, documentID string) (uri, title stri
 	return rows[0].URI, rows[0].Title, nil
 }
 
-// runs are those of a document, newest first by the order of the view document_status.
+// runs are those of a document but its shadows, newest first by the order of the view document_status.
 func (r *Reader) runs(ctx context.Context, documentID string) ([]runRow, error) {
 	var rows []runRow
 	err := r.DB.Select(ctx, &rows, `SELECT toString(run_id) AS id, model, model_digest, options, dpi, pages_selected,
 			pages_done, pages_failed, boxes, state, stage, code, error, planned_at, first_result_at, finished_at, submitted_at
-		FROM runs FINAL WHERE document_id = toUUID(?)
+		FROM runs FINAL WHERE document_id = toUUID(?) AND NOT shadow
 		ORDER BY coalesce(planned_at, finished_at, submitted_at) DESC, run_id DESC LIMIT 1000`, documentID)
 	return rows, err
 }
@@ -139,7 +139,8 @@ func (r *Reader) failures(ctx context.Context, documentID string, submittedAt ti
 	}
 	err := r.DB.Select(ctx, &rows, `SELECT toString(run_id) AS id, page, stage, code, error FROM page_results FINAL
 		WHERE submitted_at = fromUnixTimestamp64Milli(?, 'UTC') AND document_id = toUUID(?) AND state = 'failed'
-		ORDER BY page, id LIMIT ?`, submittedAt.UnixMilli(), documentID, maxFailures)
+			AND run_id NOT IN (SELECT run_id FROM runs FINAL WHERE document_id = toUUID(?) AND shadow)
+		ORDER BY page, id LIMIT ?`, submittedAt.UnixMilli(), documentID, documentID, maxFailures)
 	failures := make([]api.PageFailure, 0, len(rows))
 	for _, row := range rows {
 		failures = append(failures, api.PageFailure{RunID: row.RunID, Page: int(row.Page), Stage: row.Stage, Code: row.Code, Error: row.Error})
