@@ -31,6 +31,8 @@ const (
 // Config is the knobs of both stages.
 type Config struct {
 	DefaultModel string       `env:"LEAFCUTTER_DEFAULT_MODEL" envDefault:"layout_cdla" desc:"model of a submission that names none; waited for where no detector has announced it yet"`
+	ShadowModel  string       `env:"LEAFCUTTER_SHADOW_MODEL" desc:"model that is tried beside the default one: documents chosen by LEAFCUTTER_SHADOW_SHARE get a run by it that nothing depends on; empty for none"`
+	ShadowShare  float64      `env:"LEAFCUTTER_SHADOW_SHARE" envDefault:"0" desc:"share of documents, 0 to 1, that LEAFCUTTER_SHADOW_MODEL is tried on"`
 	MaxDocument  config.Bytes `env:"LEAFCUTTER_MAX_DOCUMENT_BYTES" envDefault:"512MiB" desc:"size of a document above which it is refused as document-too-large"`
 	CacheDir     string       `env:"LEAFCUTTER_CACHE_DIR" desc:"folder for documents while their pages are rendered; empty for leafcutter/page-splitter in the user's cache folder"`
 	CacheBytes   config.Bytes `env:"LEAFCUTTER_CACHE_BYTES" envDefault:"2GiB" desc:"bytes of documents kept there at most"`
@@ -44,6 +46,15 @@ func (c Config) Validate() error {
 	var faults []error
 	if !schemas.IsModelName(c.DefaultModel) {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_DEFAULT_MODEL: %.80q is not a model name (a-z, 0-9, _ and -, up to 64)", c.DefaultModel))
+	}
+	if c.ShadowModel != "" && !schemas.IsModelName(c.ShadowModel) {
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_SHADOW_MODEL: %.80q is not a model name (a-z, 0-9, _ and -, up to 64)", c.ShadowModel))
+	}
+	if !(c.ShadowShare >= 0 && c.ShadowShare <= 1) { // also refuses NaN
+		faults = append(faults, fmt.Errorf("LEAFCUTTER_SHADOW_SHARE: %g is outside 0 to 1", c.ShadowShare))
+	}
+	if c.ShadowShare > 0 && c.ShadowModel == "" {
+		faults = append(faults, errors.New("LEAFCUTTER_SHADOW_SHARE: LEAFCUTTER_SHADOW_MODEL names no model"))
 	}
 	if c.MaxDocument < schemas.MaxRawDocument {
 		faults = append(faults, fmt.Errorf("LEAFCUTTER_MAX_DOCUMENT_BYTES: %s, must be 8MiB or more: a record may hold so much", c.MaxDocument))

@@ -103,6 +103,18 @@ func (m *Models) want(name string) (schemas.ModelAnnounced, error) {
 	return announced, err
 }
 
+// Shadow is a model that documents are not to wait for: where nobody has announced
+// it the log says so, once a minute.
+func (m *Models) Shadow(name string) (schemas.ModelAnnounced, bool) {
+	m.mu.Lock()
+	announced, ok := m.announced[name]
+	m.mu.Unlock()
+	if !ok && m.reminds(time.Now()) {
+		m.logger.Warn("no detector has announced the shadow model: documents are planned without it", slog.String("model", name))
+	}
+	return announced, ok
+}
+
 // reminds reports whether the last reminder was a minute ago, and takes now for the
 // time of the next.
 func (m *Models) reminds(now time.Time) bool {

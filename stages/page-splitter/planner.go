@@ -163,28 +163,12 @@ func (p *Planner) plan(s submission, pageCount int, models []schemas.ModelAnnoun
 	)
 	batch.emit(schemas.TopicResults, s.DocumentID, s.accepted(pageCount))
 	for _, m := range models {
-		run := s.run(s.resolve(m, selection, p.renderer.Build()), len(selected))
-		batch.emit(schemas.TopicResults, s.DocumentID, schemas.RunPlanned{Run: run, Pages: spans(selected), PlannedAt: time.Now().UTC()})
-		switch last, _ := p.asked.Last(s.DocumentID); last.Action {
-		case schemas.ActionCancel:
-			batch.add(controls.Cancellation(run, last.Sequence))
-			continue
-		case schemas.ActionResume:
-			// Who resumed it may not have known of this run, if that was planned
-			// and cancelled a moment before.
-			batch.emit(schemas.TopicResults, s.DocumentID, schemas.RunResumed{
-				DocumentID: s.DocumentID, RunID: run.RunID, SubmittedAt: s.SubmittedAt, Sequence: last.Sequence, ResumedAt: last.At,
-			})
-			run.Control = last.Sequence
-		}
-		position := 0
-		for chunk := range slices.Chunk(selected, schemas.FirstPages) {
-			r := schemas.PageRange{Run: run, Pages: chunk, Position: position}
-			// The first pages go on with the submission's trace; a book's
-			// others would make it too long to be read.
-			batch.emit(schemas.Lane(schemas.TopicPageRanges, r.Bulk()), r.Key(), r).OwnTrace = r.Bulk()
-			position += len(chunk)
-		}
+		p.planRun(batch, s.run(s.resolve(m, selection, p.renderer.Build()), len(selected)), selected)
+	}
+	if m, ok := p.shadow(s.DocumentID, models); ok {
+		o := s.resolve(m, selection, p.renderer.Build())
+		o.Shadow = true
+		p.planRun(batch, s.run(o, len(selected)), selected)
 	}
 	for _, u := range unknown {
 		failed := s.failed(u.name, fault.CodeOf(u.err), u.err)
@@ -198,6 +182,44 @@ func (p *Planner) plan(s submission, pageCount int, models []schemas.ModelAnnoun
 		})
 	}
 	return result, batch.err
+}
+
+// planRun opens a run and asks for its pages, as far as these are wanted.
+func (p *Planner) planRun(batch *emitter, run schemas.Run, selected []int) {
+	batch.emit(schemas.TopicResults, run.DocumentID, schemas.RunPlanned{Run: run, Pages: spans(selected), PlannedAt: time.Now().UTC()})
+	switch last, _ := p.asked.Last(run.DocumentID); last.Action {
+	case schemas.ActionCancel:
+		batch.add(controls.Cancellation(run, last.Sequence))
+		return
+	case schemas.ActionResume:
+		// Who resumed it may not have known of this run, if that was planned
+		// and cancelled a moment before.
+		batch.emit(schemas.TopicResults, run.DocumentID, schemas.RunResumed{
+			DocumentID: run.DocumentID, RunID: run.RunID, SubmittedAt: run.SubmittedAt, Sequence: last.Sequence, ResumedAt: last.At,
+		})
+		run.Control = last.Sequence
+	}
+	position := 0
+	for chunk := range slices.Chunk(selected, schemas.FirstPages) {
+		r := schemas.PageRange{Run: run, Pages: chunk, Position: position}
+		// The first pages go on with the submission's trace; a book's
+		// others would make it too long to be read.
+		batch.emit(schemas.Lane(schemas.TopicPageRanges, r.Bulk()), r.Key(), r).OwnTrace = r.Bulk()
+		position += len(chunk)
+	}
+}
+
+// shadow is the model that is tried on a document beside the default one. A
+// document that is not run by that one has nothing to be compared with, and one
+// that was submitted for the shadow itself has that run already.
+func (p *Planner) shadow(documentID string, models []schemas.ModelAnnounced) (schemas.ModelAnnounced, bool) {
+	has := func(name string) bool {
+		return slices.ContainsFunc(models, func(m schemas.ModelAnnounced) bool { return m.Model == name })
+	}
+	if p.cfg.ShadowModel == "" || !schemas.Sampled(documentID, p.cfg.ShadowShare) || !has(p.cfg.DefaultModel) || has(p.cfg.ShadowModel) {
+		return schemas.ModelAnnounced{}, false
+	}
+	return p.models.Shadow(p.cfg.ShadowModel)
 }
 
 // spans says ascending pages as runs of consecutive ones.
