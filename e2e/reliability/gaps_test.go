@@ -23,11 +23,12 @@ type gap struct{ binary, where, after string }
 
 func (g gap) String() string { return g.binary + "." + g.where + "." + g.after }
 
-// gaps are all of them, in the order of the flow.
+// gaps are all of them. Those of one stage do not follow each other: a record that its process dies of three times while it
+// handles it alone is given up, and that is what three stops in a row can look like.
 func gaps() []gap {
 	all := []gap{{"ingest-api", "object", "put"}, {"page-splitter", "object", "put"}, {"annotator", "object", "put"}, {"recorder", "rows", "inserted"}}
-	for _, s := range [][2]string{{"page-splitter", "planner"}, {"page-splitter", "splitter"}, {"detector", "detector"}, {"annotator", "annotator"}, {"recorder", "recorder"}} {
-		for _, after := range []string{"taken", "handled", "produced", "committing", "committed"} {
+	for _, after := range []string{"taken", "handled", "produced", "committing", "committed"} {
+		for _, s := range [][2]string{{"page-splitter", "planner"}, {"detector", "detector"}, {"annotator", "annotator"}, {"page-splitter", "splitter"}, {"recorder", "recorder"}} {
 			all = append(all, gap{s[0], s[1], after})
 		}
 	}
