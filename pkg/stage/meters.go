@@ -53,16 +53,19 @@ func newMeters(r *Runner) (*meters, error) {
 	check(err)
 	stuck, err := meter.Int64ObservableGauge("leafcutter.stage.stuck", metric.WithDescription("Records handled for longer than the watchdog allows."))
 	check(err)
+	// Two runners of one process may be of one stage, each with a group of its own: of what both observe under the same
+	// attributes only the last would be told.
+	group := attribute.String("group", r.cfg.Group)
 	m.gauges, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, bulk := range []bool{false, true} {
-			o.ObserveInt64(inFlight, r.lanes.depth(bulk), metric.WithAttributes(m.stage, laneAttribute(bulk)))
+			o.ObserveInt64(inFlight, r.lanes.depth(bulk), metric.WithAttributes(m.stage, group, laneAttribute(bulk)))
 		}
 		r.mu.Lock()
 		for key, p := range r.partitions {
 			o.ObserveInt64(lag, p.lag(), metric.WithAttributes(m.stage, attribute.String("topic", key.topic), attribute.Int("partition", int(key.partition))))
 		}
 		r.mu.Unlock()
-		o.ObserveInt64(stuck, r.stuck(), metric.WithAttributes(m.stage))
+		o.ObserveInt64(stuck, r.stuck(), metric.WithAttributes(m.stage, group))
 		return nil
 	}, inFlight, lag, stuck)
 	check(err)
