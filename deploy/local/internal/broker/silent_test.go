@@ -52,7 +52,7 @@ func TestMemberThatDiesAsItJoins(t *testing.T) {
 	subscription.Version, subscription.Topics = 1, []string{"work"}
 	join := kmsg.NewPtrJoinGroupRequest()
 	join.Group, join.ProtocolType = "group", "consumer"
-	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 1000, 10000
+	join.SessionTimeoutMillis, join.RebalanceTimeoutMillis = 3000, 10000
 	protocol := kmsg.NewJoinGroupRequestProtocol()
 	protocol.Name, protocol.Metadata = "cooperative-sticky", subscription.AppendTo(nil)
 	join.Protocols = append(join.Protocols, protocol)
