@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+	"weak"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/s2"
@@ -25,14 +26,18 @@ import (
 //
 // Of one client a single large batch is unfolded at a time, however many brokers answer at once.
 type unfolder struct {
-	most    int        // bytes that a batch may unfold to
-	window  byte       // descriptor of the widest window of zstd that such a batch can make use of
-	large   sync.Mutex // held while a batch is unfolded that is larger than scratchBytes
-	scratch sync.Pool  // of *[scratchBytes]byte
-	gzips   sync.Pool  // of *gzipStream
-	lz4s    sync.Pool  // of *lz4Stream
-	zstds   sync.Pool  // of *zstdStream, for large batches: it keeps a window
-	blocks  sync.Pool  // of *zstd.Decoder, for what fits into a given buffer: that is the window
+	most    int          // bytes that a batch may unfold to
+	memory  zstd.DOption // that bounds a decoder's by most
+	window  byte         // descriptor of the widest window of zstd that such a batch can make use of
+	large   sync.Mutex   // held while a batch is unfolded that is larger than scratchBytes
+	scratch sync.Pool    // of *[scratchBytes]byte
+	gzips   sync.Pool    // of *gzipStream
+	lz4s    sync.Pool    // of *lz4Stream
+	blocks  sync.Pool    // of *zstd.Decoder, for what fits into a given buffer: that is the window
+
+	// For large batches of zstd, under large: it keeps a window, which may be gone at the next collection. A pool would keep
+	// one for each processor.
+	zstd weak.Pointer[zstdStream]
 }
 
 const (
@@ -54,7 +59,7 @@ func newUnfolder(most int) *unfolder {
 		scratch: sync.Pool{New: func() any { return new([scratchBytes]byte) }},
 		gzips:   sync.Pool{New: func() any { return new(gzipStream) }},
 		lz4s:    sync.Pool{New: func() any { return &lz4Stream{Reader: lz4.NewReader(nil)} }},
-		zstds:   sync.Pool{New: func() any { return &zstdStream{Decoder: zstdDecoder(memory)} }},
+		memory:  memory,
 		blocks:  sync.Pool{New: func() any { return zstdDecoder(memory, zstd.WithDecodeAllCapLimit(true)) }},
 	}
 }
@@ -209,8 +214,11 @@ func (u *unfolder) unzstd(src []byte) ([]byte, error) {
 	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		u.large.Lock()
 		defer u.large.Unlock()
-		s := u.zstds.Get().(*zstdStream)
-		defer u.zstds.Put(s)
+		s := u.zstd.Value()
+		if s == nil {
+			s = &zstdStream{Decoder: zstdDecoder(u.memory)}
+			u.zstd = weak.Make(s)
+		}
 		defer s.src.Reset(nil)
 		if out, err = u.unfoldLarge(src, s, buf[:]); err == nil {
 			return out, nil
