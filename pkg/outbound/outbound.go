@@ -97,11 +97,13 @@ type stallConn struct {
 	stalled func()
 	opened  time.Time
 	wrote   atomic.Int64 // when, in nanoseconds after opened
+	limit   atomic.Int64 // the silence that was allowed last, in nanoseconds: a write puts off the end of a read under way
 }
 
 // Read reads within the stall time.
 func (c *stallConn) Read(p []byte) (int, error) {
 	began, limit := time.Now(), c.wait.limit()
+	c.limit.Store(int64(limit))
 	if err := c.SetReadDeadline(began.Add(limit)); err != nil {
 		return 0, err
 	}
@@ -109,24 +111,25 @@ func (c *stallConn) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.wait.answered(min(time.Since(began), time.Since(c.opened)-time.Duration(c.wrote.Load())))
 	}
-	return n, c.judged(err, limit)
+	return n, c.judged(err)
 }
 
 // Write writes within the stall time.
 func (c *stallConn) Write(p []byte) (int, error) {
 	limit := c.wait.limit()
+	c.limit.Store(int64(limit))
 	if err := c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Write(p)
 	c.wrote.Store(int64(time.Since(c.opened)))
-	return n, c.judged(err, limit)
+	return n, c.judged(err)
 }
 
 // judged tells of an error that is a silence of the server's.
-func (c *stallConn) judged(err error, limit time.Duration) error {
+func (c *stallConn) judged(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.wait.exhausted(limit)
+		c.wait.exhausted(time.Duration(c.limit.Load()))
 		c.stalled()
 	}
 	return err
