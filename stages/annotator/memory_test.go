@@ -23,8 +23,10 @@ func TestWhatWaitsForTheStoreIsNotOpen(t *testing.T) {
 	splitterDid(t, store, p)
 	p.Boxes = nil
 	store.blocked = make(chan struct{})
-	a := newAnnotator(t, config(), store)
 	pages := 2*runtime.GOMAXPROCS(0) + 1
+	cfg := config()
+	cfg.MaxPixels = pages * p.Width * p.Height
+	a := newAnnotator(t, cfg, store)
 	finished := make(chan error, pages)
 	for range pages {
 		go func() { finished <- a.Handle(t.Context(), in(t, p)).Err }()

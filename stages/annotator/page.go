@@ -111,9 +111,7 @@ func (a *Annotator) fulfil(ctx context.Context, page schemas.PageDetected, p pla
 	if err != nil {
 		return err
 	}
-	files := a.shelf()
-	// Nobody else has it once all is uploaded. After an error the transport may still be reading from it.
-	files.buffer.Grow(2 * source.Len()) // the page again, and at most as much in crops as a rule
+	files := a.shelf() // nobody else has its buffer once all is uploaded; after an error the transport may still be reading it
 	if err := a.encode(ctx, source, page, p, files); err != nil {
 		return err
 	}
@@ -131,6 +129,7 @@ func (a *Annotator) encode(ctx context.Context, source *bytes.Buffer, page schem
 		return fmt.Errorf("wait for a processor: %w", err)
 	}
 	defer a.open.Release(1)
+	files.buffer.Grow(source.Len() + min(source.Len(), shelfSize)) // the page again, and at most as much in crops as a rule
 	img, err := a.decoder.Decode(source.Bytes())
 	a.files.Put(source)
 	if err != nil {
