@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -108,6 +109,9 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	if err := f.rewrite(l.weights, rewritten); err != nil {
 		return err
 	}
+	// The file and its rewriting, each as large as the weights, are garbage now,
+	// and Go would not notice before C code has taken as much.
+	debug.FreeOSMemory()
 	graph := filepath.Join(dir, preparedGraph)
 	if err := l.library.Optimize(rewritten, graph, preparedWeights); err != nil {
 		return err
