@@ -177,7 +177,7 @@ func TestModelsTakeTurns(t *testing.T) {
 	c := families(t, "yolo", "rtdetr_logits")
 	c.Memory, c.Pages = 1, 4
 	m := openModels(t, c)
-	m.room.turn, m.room.idle = 200*time.Millisecond, 20*time.Millisecond
+	m.room.turn, m.room.idle = 200*time.Millisecond, 200*time.Millisecond
 	old := m.digest("yolo")
 	give(t, c.ModelsDir, "yolo", floor(0.95))
 	m.look(t)
@@ -194,7 +194,7 @@ func TestModelsTakeTurns(t *testing.T) {
 		t.Fatalf("the versions cannot be told apart: %v boxes", want)
 	}
 	unloaded := func() int { return strings.Count(m.log.String(), "model unloaded") }
-	before := unloaded()
+	before, began := unloaded(), time.Now()
 	var wg sync.WaitGroup
 	const each = 40
 	for i, k := range kinds {
@@ -214,9 +214,11 @@ func TestModelsTakeTurns(t *testing.T) {
 	if got := len(m.loaded()); got != 1 {
 		t.Errorf("%d models in memory for one", got)
 	}
-	// Each page in turn would be 240.
-	if n := unloaded() - before; n < 2 || n > 60 {
-		t.Errorf("%d times unloaded for %d pages of three versions", n, 2*each*len(kinds))
+	// Nobody has to go before its turn is over or it has been idle for as long; the
+	// first may have had its turn before.
+	took := time.Since(began)
+	if n, most := unloaded()-before, int(took/m.room.turn)+2; n < 2 || n > most {
+		t.Errorf("%d times unloaded in %v for %d pages of three versions, want 2 to %d", n, took, 2*each*len(kinds), most)
 	}
 }
 
