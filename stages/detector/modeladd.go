@@ -3,6 +3,7 @@ package detector
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -189,6 +190,25 @@ func (t *modelTool) offered(ctx context.Context, at string) (m manifest.Manifest
 	return m, found.Weights, t.fits(m, found.Weights)
 }
 
+// added is what add-model tells, as JSON.
+type added struct {
+	Location   string             `json:"location"` // of the models
+	Name       string             `json:"name"`
+	Version    string             `json:"version"`
+	Digest     string             `json:"digest"`
+	Family     string             `json:"family"`
+	Classes    []string           `json:"classes"`
+	Input      manifest.Input     `json:"input"`
+	Thresholds map[string]float64 `json:"thresholds"`
+	File       string             `json:"file"`    // the weights' name beside the manifest
+	Drafted    bool               `json:"drafted"` // nobody has read the manifest yet
+	// What was found on the sample page: boxes, those among them that would
+	// be cropped, and the time of inference.
+	Boxes   int     `json:"boxes"`
+	Cropped int     `json:"cropped"`
+	InferMS float64 `json:"infer_ms"`
+}
+
 // add tries a model on a page as it will be served, and only then stores it.
 func (t *modelTool) add(ctx context.Context, at string) error {
 	m, file, err := t.offered(ctx, at)
@@ -200,40 +220,32 @@ func (t *modelTool) add(ctx context.Context, at string) error {
 		return err
 	}
 	defer models.Close()
-	if err := t.rehearse(ctx, m, file); err != nil {
-		return err
-	}
-	stored, err := models.Add(ctx, m, file)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(t.out, "stored %s/%s/%s and %s\n", models.Location(), stored.Name, manifest.File, stored.File)
-	if file == at {
-		assumed := fmt.Sprintf("channels %s, a crop from score %v on", stored.Input.Channels, stored.Thresholds[schemas.AllClasses])
-		fmt.Fprintf(t.out, "assumed, since no file tells: %s; manifest.json has these and more\n", assumed)
-	}
-	fmt.Fprintf(t.out, "try it:   leafcutter models check %s --models %s --pdf FILE --out drawn.png\n", stored.Name, models.Location())
-	serve := "LEAFCUTTER_MODEL=%[2]s LEAFCUTTER_MODELS_DIR=%[1]s, for a detector\n"
-	if !strings.HasPrefix(models.Location(), s3Scheme) {
-		serve = "LEAFCUTTER_MODELS_DIR=%[1]s leafcutter up --model %[2]s\n"
-	}
-	fmt.Fprintf(t.out, "serve it: "+serve, models.Location(), stored.Name)
-	return nil
-}
-
-// rehearse tries a model on a page, so that nobody serves one that does not run.
-func (t *modelTool) rehearse(ctx context.Context, m manifest.Manifest, file string) error {
-	fmt.Fprintf(t.out, "%s %s: family %s, %d classes, input %s\n", m.Name, m.Version, m.Family, len(m.Classes), inputOf(m.Input))
-	err := t.try(ctx, repository.Fetched{Manifest: m, Weights: file}, samplePage, false)
+	found, err := t.try(ctx, repository.Fetched{Manifest: m, Weights: file}, samplePage)
 	if err != nil && strings.Contains(err.Error(), "xternal") { // ONNX Runtime's words for it have changed before
 		return complain(CodeModelUnreadable, "Save it as one file: onnx.save(onnx.load(FILE), ONE_FILE).", "weights lie in other files beside %s: %w", file, err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if m, err = models.Add(ctx, m, file); err != nil {
+		return err
+	}
+	digest, err := m.Digest()
+	if err != nil {
+		return err
+	}
+	return t.tell(added{
+		Location: models.Location(), Name: m.Name, Version: m.Version, Digest: digest, Family: m.Family, Classes: m.Classes, Input: m.Input,
+		Thresholds: m.Thresholds, File: m.File, Drafted: file == at, Boxes: len(found.Boxes), Cropped: cropped(m, found.Boxes), InferMS: milliseconds(found.Infer),
+	})
 }
 
-func inputOf(in manifest.Input) string {
-	if in.Varies() {
-		return fmt.Sprintf("%s of %d to %d pixels, %s", in.Name, in.ShortestEdge, in.LongestEdge, in.Channels)
+// tell writes JSON.
+func (t *modelTool) tell(v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("tell what was done: %w", err)
 	}
-	return fmt.Sprintf("%s of %d x %d pixels (width x height), %s", in.Name, in.Width, in.Height, in.Channels)
+	_, err = t.out.Write(append(b, '\n'))
+	return err
 }

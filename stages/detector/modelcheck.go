@@ -48,7 +48,30 @@ func (t *modelTool) check(ctx context.Context, model string) error {
 	}
 	m := found.Manifest
 	fmt.Fprintf(t.out, "%s %s: family %s, %d classes, fits its manifest\n", m.Name, m.Version, m.Family, len(m.Classes))
-	return t.try(ctx, found, page, true)
+	result, err := t.try(ctx, found, page)
+	if err != nil {
+		return err
+	}
+	for k, b := range result.Boxes {
+		fmt.Fprintf(t.out, "%3d  %-20s %.3f  %v\n", k+1, b.Class, b.Score, b.Rect)
+	}
+	on := "a sample page"
+	if t.image != "" {
+		on = filepath.Base(t.image)
+	}
+	fmt.Fprintf(t.out, "%d boxes on %s, %d of them above their class's threshold, %.0f ms of inference\n",
+		len(result.Boxes), on, cropped(m, result.Boxes), milliseconds(result.Infer))
+	if t.drawing == "" {
+		return nil
+	}
+	drawn, err := drawBoxes(page, result.Boxes, m)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(t.drawing, drawn, 0o644); err != nil {
+		return fmt.Errorf("draw: %w", err)
+	}
+	return nil
 }
 
 // locate takes a folder, which has a slash in it or is one, or the name of one
@@ -100,56 +123,37 @@ func readPage(file string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// try runs a model as a detector would, but keeps nothing of it. each tells
-// every box.
-func (t *modelTool) try(ctx context.Context, f repository.Fetched, page []byte, each bool) (err error) {
+// try runs a model as a detector would, but keeps nothing of it.
+func (t *modelTool) try(ctx context.Context, f repository.Fetched, page []byte) (found Page, err error) {
 	c, err := t.places()
 	if err != nil {
-		return err
+		return found, err
 	}
 	dir, err := os.MkdirTemp("", "leafcutter-check-")
 	if err != nil {
-		return fmt.Errorf("make a folder: %w", err)
+		return found, fmt.Errorf("make a folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := laidOut(dir, f); err != nil {
-		return err
+		return found, err
 	}
 	c.Model, c.ModelsDir, c.CacheDir = f.Manifest.Name, filepath.Join(dir, "models"), filepath.Join(dir, "cache")
 	d, err := New(ctx, c, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return err
+		return found, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
-	found, err := d.Detect(ctx, page)
-	if err != nil {
-		return err
-	}
-	above := 0
-	for k, b := range found.Boxes {
-		if b.Score >= threshold(f.Manifest, b.Class) {
-			above++
-		}
-		if each {
-			fmt.Fprintf(t.out, "%3d  %-20s %.3f  %v\n", k+1, b.Class, b.Score, b.Rect)
+	return d.Detect(ctx, page)
+}
+
+// cropped counts the boxes from their class's threshold on.
+func cropped(m manifest.Manifest, boxes []schemas.Box) (n int) {
+	for _, b := range boxes {
+		if b.Score >= threshold(m, b.Class) {
+			n++
 		}
 	}
-	on := "a sample page"
-	if t.image != "" {
-		on = filepath.Base(t.image)
-	}
-	fmt.Fprintf(t.out, "%d boxes on %s, %d of them above their class's threshold, %.0f ms of inference\n", len(found.Boxes), on, above, milliseconds(found.Infer))
-	if t.drawing == "" {
-		return nil
-	}
-	drawn, err := drawBoxes(page, found.Boxes, f.Manifest)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(t.drawing, drawn, 0o644); err != nil {
-		return fmt.Errorf("draw: %w", err)
-	}
-	return nil
+	return n
 }
 
 // laidOut makes a folder of one model, whose weights stay where they are. What

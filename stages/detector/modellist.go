@@ -2,7 +2,6 @@ package detector
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"leafcutter/stages/detector/internal/family"
@@ -37,17 +36,12 @@ func (t *modelTool) list(ctx context.Context) error {
 		Models   []listed `json:"models"`
 	}{models.Location(), []listed{}}
 	for _, m := range held {
-		told.Models = append(told.Models, tell(m))
+		told.Models = append(told.Models, describe(m))
 	}
-	b, err := json.MarshalIndent(told, "", "  ")
-	if err != nil {
-		return fmt.Errorf("list models: %w", err)
-	}
-	_, err = t.out.Write(append(b, '\n'))
-	return err
+	return t.tell(told)
 }
 
-func tell(m repository.Model) listed {
+func describe(m repository.Model) listed {
 	err := m.Err
 	if err == nil {
 		if _, e := family.New(m.Manifest); e != nil {

@@ -53,7 +53,7 @@ func IsModelTool(args []string) bool {
 //
 //	detector list-models [flags]                what lies in the folder of models, as JSON
 //	detector draft-manifest [flags] FILE.onnx   writes the manifest that the file tells
-//	detector add-model [flags] FILE.onnx|DIR    drafts it, or takes that of a folder, tries the model on a page and stores both
+//	detector add-model [flags] FILE.onnx|DIR    drafts it, or takes a folder's, tries the model on a page, stores both and tells so as JSON
 //	detector check-model [flags] NAME|DIR       says in what a model is not what its manifest says, and tries it on a page
 func ModelTool(ctx context.Context, args []string, out, complaints io.Writer) int {
 	// Interrupted it removes the model that it prepared to try.

@@ -148,8 +148,8 @@ func TestDraftManifestIsOneThatFits(t *testing.T) {
 	}
 }
 
-// added adds one of the tiny models, as detector add-model does.
-func added(t *testing.T, to, file string, args ...string) (out, complaints string, code int) {
+// addModel adds one of the tiny models, as detector add-model does.
+func addModel(t *testing.T, to, file string, args ...string) (out, complaints string, code int) {
 	t.Helper()
 	return tool(t, append(append([]string{"add-model", "-models", to}, args...), file)...)
 }
@@ -164,11 +164,11 @@ func TestAddModelStoresOnlyWhatRuns(t *testing.T) {
 		{[]string{"-classes", "text,title"}, "model-classes: "},
 		{[]string{"-classes", "text,title,table", "-family", family.RTDETR}, "model-mismatch: "},
 	} {
-		if out, complaints, code := added(t, models, file, c.args...); code != 1 || !strings.HasPrefix(complaints, c.want) || strings.Count(complaints, "\n") != 2 {
+		if out, complaints, code := addModel(t, models, file, c.args...); code != 1 || !strings.HasPrefix(complaints, c.want) || strings.Count(complaints, "\n") != 2 {
 			t.Errorf("%v: %d: %s%s", c.args, code, out, complaints)
 		}
 	}
-	if out, complaints, code := added(t, models, cutOff(t), "-classes", "text,title,table"); code != 1 || complaints == "" {
+	if out, complaints, code := addModel(t, models, cutOff(t), "-classes", "text,title,table"); code != 1 || complaints == "" {
 		t.Errorf("%d: %s%s", code, out, complaints)
 	}
 	if left, err := filepath.Glob(filepath.Join(models, "*")); err != nil || len(left) != 0 {
@@ -176,17 +176,19 @@ func TestAddModelStoresOnlyWhatRuns(t *testing.T) {
 	}
 
 	// Named by its folder, since the file is called as any model.
-	out, complaints, code := added(t, models, file, "-classes", "text,title,table", "-threshold", "0.9")
-	if code != 0 || !strings.Contains(out, "yolo 1: family yolo, 3 classes, input images of 128 x 160 pixels") || strings.Contains(out, "\n0 boxes") {
-		t.Fatalf("%d: %s%s", code, out, complaints)
+	out, complaints, code := addModel(t, models, file, "-classes", "text,title,table", "-threshold", "0.9")
+	var told added
+	if err := json.Unmarshal([]byte(out), &told); err != nil || code != 0 || told.Location != models || told.Name != "yolo" || told.Version != "1" || !told.Drafted ||
+		told.Boxes == 0 || told.Cropped > told.Boxes || told.Input.Height != 160 || told.Thresholds["*"] != 0.9 {
+		t.Fatalf("%d: %s%s%v", code, out, complaints, err)
 	}
 	if out, complaints, code = tool(t, "check-model", "-models", models, "yolo"); code != 0 || !strings.Contains(out, " boxes on a sample page, ") {
 		t.Errorf("%d: %s%s", code, out, complaints)
 	}
-	if _, complaints, code = added(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo"); code != 1 || !strings.HasPrefix(complaints, "model-exists: ") {
+	if _, complaints, code = addModel(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo"); code != 1 || !strings.HasPrefix(complaints, "model-exists: ") {
 		t.Errorf("%d: %s", code, complaints)
 	}
-	if out, complaints, code = added(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo", "-version", "2"); code != 0 {
+	if out, complaints, code = addModel(t, models, "testdata/families/yolo_end_to_end/model.onnx", "-classes", "a,b,c", "-name", "yolo", "-version", "2"); code != 0 {
 		t.Errorf("%d: %s%s", code, out, complaints)
 	}
 	m, err := manifest.Read(filepath.Join(models, "yolo"))
@@ -198,7 +200,7 @@ func TestAddModelStoresOnlyWhatRuns(t *testing.T) {
 // A folder that an export script wrote goes elsewhere as it is.
 func TestAddModelTakesAFolderWithItsManifest(t *testing.T) {
 	models, from := t.TempDir(), "testdata/families/yolo"
-	if out, complaints, code := added(t, models, from, "-version", "7"); code != 0 || strings.Contains(out, "assumed") {
+	if out, complaints, code := addModel(t, models, from, "-version", "7"); code != 0 || !strings.Contains(out, `"drafted": false`) {
 		t.Fatalf("%d: %s%s", code, out, complaints)
 	}
 	got, err := manifest.Read(filepath.Join(models, "yolo"))
@@ -214,10 +216,10 @@ func TestAddModelTakesAFolderWithItsManifest(t *testing.T) {
 	} else if stored, err := got.Digest(); err != nil || stored != digest {
 		t.Errorf("digest %s, want %s, %v", stored, digest, err)
 	}
-	if _, complaints, code := added(t, models, from, "-classes", "a,b,c"); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: testdata/families/yolo has a manifest") {
+	if _, complaints, code := addModel(t, models, from, "-classes", "a,b,c"); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: testdata/families/yolo has a manifest") {
 		t.Errorf("%d: %s", code, complaints)
 	}
-	if _, complaints, code := added(t, models, altered(t, "yolo", `"classes": [`, `"classes": ["more",`)); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: ") {
+	if _, complaints, code := addModel(t, models, altered(t, "yolo", `"classes": [`, `"classes": ["more",`)); code != 1 || !strings.HasPrefix(complaints, "model-mismatch: ") {
 		t.Errorf("%d: %s", code, complaints)
 	}
 }
@@ -235,7 +237,7 @@ func cutOff(t *testing.T) string {
 
 func TestListModelsTellsBrokenOnesToo(t *testing.T) {
 	models := t.TempDir()
-	if _, complaints, code := added(t, models, "testdata/families/faster_rcnn/model.onnx", "-classes", "title,table", "-name", "good"); code != 0 {
+	if _, complaints, code := addModel(t, models, "testdata/families/faster_rcnn/model.onnx", "-classes", "title,table", "-name", "good"); code != 0 {
 		t.Fatal(complaints)
 	}
 	m, err := manifest.Read(filepath.Join(models, "good"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,45 +31,6 @@ func (t *terminal) models() *cobra.Command {
 	}
 	group.AddCommand(t.modelsList(), t.modelsAdd(), t.modelsCheck())
 	return group
-}
-
-func (t *terminal) modelsAdd() *cobra.Command {
-	var place modelPlace
-	var o struct {
-		name, version, family, classes, channels, size string
-		threshold                                      float64
-	}
-	c := &cobra.Command{
-		Use: "add FILE.onnx|DIR", Short: "make a model of an ONNX file, or take a folder that is one", Args: cobra.ExactArgs(1),
-		Long: "Make a model of an ONNX file: find out what goes in and what comes out, run it on a page, and store the weights and then\n" +
-			"the manifest, so that a detector finds either nothing or a whole model. Of a folder the manifest is taken as it is. A model\n" +
-			"of the same name is replaced if --version is another. What does not fit is told with a code of docs/errors.md, and nothing\n" +
-			"is stored.\n\n" +
-			"The families are picodet, yolo, rt-detr, faster-rcnn and mask-rcnn; docs/models.md has scripts that export them.",
-		Example: "  leafcutter models add best.onnx --family yolo --classes names.txt\n" +
-			"  leafcutter models add headings.onnx --classes title --name headings --version 2\n" +
-			"  leafcutter models add models/headings --to s3://leafcutter/models",
-		RunE: func(c *cobra.Command, args []string) error {
-			flags := []string{"-classes", o.classes, "-family", o.family, "-name", o.name, "-version", o.version, "-channels", o.channels}
-			if o.threshold != 0 {
-				flags = append(flags, "-threshold", strconv.FormatFloat(o.threshold, 'g', -1, 64))
-			}
-			if o.size != "" {
-				flags = append(flags, "-size", o.size)
-			}
-			return t.askDetector(c.Context(), place, "add-model", flags, args...)
-		},
-	}
-	place.flags(c, "to")
-	f := c.Flags()
-	f.StringVar(&o.classes, "classes", "", "its classes in the order of training: a,b,c, or a file with a name a line")
-	f.StringVar(&o.family, "family", "", "what you take it for; found out where it is not given")
-	f.StringVar(&o.name, "name", "", "its name; the file's, or the folder's of a model.onnx")
-	f.StringVar(&o.version, "version", "", "its version, for people; 1 where nothing says another")
-	f.StringVar(&o.channels, "channels", "", "rgb or bgr; what the family mostly has")
-	f.StringVar(&o.size, "size", "", "size of its input where the file leaves it open: a side in pixels, or HEIGHTxWIDTH")
-	f.Float64Var(&o.threshold, "threshold", 0, "score from which a box is cropped; 0 for 0.4")
-	return c
 }
 
 func (t *terminal) modelsCheck() *cobra.Command {
@@ -120,7 +82,7 @@ func (t *terminal) modelCheck(ctx context.Context, place modelPlace, o checkOpti
 	if i := strings.LastIndexByte(model, '/'); strings.HasPrefix(model, "s3://") {
 		place.location, model = model[:i], model[i+1:]
 	}
-	return t.askDetector(ctx, place, "check-model", []string{"-image", o.image, "-out", o.out}, model)
+	return t.askDetector(ctx, t.out, place, "check-model", []string{"-image", o.image, "-out", o.out}, model)
 }
 
 // renderPage has the page-splitter draw the page into o.image.
@@ -141,11 +103,11 @@ func (t *terminal) renderPage(ctx context.Context, o checkOptions) (err error) {
 }
 
 // askDetector passes a command on to the detector's binary: it alone has ONNX Runtime.
-func (t *terminal) askDetector(ctx context.Context, place modelPlace, command string, flags []string, args ...string) error {
+func (t *terminal) askDetector(ctx context.Context, out io.Writer, place modelPlace, command string, flags []string, args ...string) error {
 	location, environ, err := t.modelsAt(place)
 	if err != nil {
 		return err
 	}
 	all := append(append([]string{command, "-models", location}, flags...), "--")
-	return t.tool(ctx, t.out, environ, "detector", append(all, args...)...)
+	return t.tool(ctx, out, environ, "detector", append(all, args...)...)
 }

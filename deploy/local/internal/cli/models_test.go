@@ -10,9 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"leafcutter/deploy/local/internal/up"
 	"leafcutter/deploy/local/localtest"
+	"leafcutter/pkg/kafka"
 	"leafcutter/schemas/api"
 )
 
@@ -28,8 +32,11 @@ func tools(t *testing.T, scripts map[string]string) string {
 	return "LEAFCUTTER_BIN_DIR=" + bin
 }
 
-// echo tells what a tool was given, an argument after the other, and its environment's S3.
-const echo = `for a; do printf '<%s>' "$a"; done; echo " $AWS_ENDPOINT_URL"`
+// echo tells what a tool was given, an argument after the other, and its environment's S3. What is added has that for a name.
+const echo = `[ "$1" = add-model ] && printf '{"name":"'
+for a; do printf '<%s>' "$a"; done
+[ "$1" = add-model ] && printf '"}'
+echo " $AWS_ENDPOINT_URL"`
 
 // What the tools are asked is what the user asked.
 func TestModelCommandsPassOn(t *testing.T) {
@@ -41,12 +48,11 @@ func TestModelCommandsPassOn(t *testing.T) {
 		args    []string
 		want    string
 	}{
-		{"add", nil, []string{"add", "best.onnx", "--family", "yolo", "--classes", "names.txt"},
-			"<add-model><-models><><-classes><names.txt><-family><yolo><-name><><-version><><-channels><><--><best.onnx> \n"},
-		{"add elsewhere", nil, []string{"add", "-o.onnx", "--to", "m", "--size", "640x480", "--name", "n", "--version", "2", "--channels", "bgr", "--threshold", "0.25", "--classes", "a,b"},
-			"unknown shorthand"},
-		{"a file like a flag", nil, []string{"add", "--to", "m", "--size", "640x480", "--name", "n", "--version", "2", "--channels", "bgr", "--threshold", "0.25", "--classes", "a,b", "--", "-o.onnx"},
-			"<add-model><-models><m><-classes><a,b><-family><><-name><n><-version><2><-channels><bgr><-threshold><0.25><-size><640x480><--><-o.onnx> \n"},
+		{"add", nil, []string{"add", "best.onnx", "--family", "yolo", "--classes", "names.txt", "-o", "json"},
+			`{"name":"<add-model><-models><><-classes><names.txt><-family><yolo><-name><><-version><><-channels><><--><best.onnx>"} ` + "\n"},
+		{"add all", nil, []string{"add", "--to", "m", "--size", "640x480", "--name", "n", "--version", "2", "--channels", "bgr", "--threshold", "0.25", "--classes", "a,b", "-o", "json", "--", "-o.onnx"},
+			`{"name":"<add-model><-models><m><-classes><a,b><-family><><-name><n><-version><2><-channels><bgr><-threshold><0.25><-size><640x480><--><-o.onnx>"} ` + "\n"},
+		{"add in XML", nil, []string{"add", "best.onnx", "-o", "xml"}, "text or json"},
 		{"where the variable says", []string{"LEAFCUTTER_MODELS_DIR=/mine"}, []string{"check", "n"}, "<check-model><-models></mine><-image><><-out><><--><n> \n"},
 		{"where the pipeline has them", nil, []string{"check", "n", "--data-dir", data, "--out", "drawn.png"}, "<check-model><-models></from/up><-image><><-out><drawn.png><--><n> \n"},
 		{"S3 of the pipeline", nil, []string{"check", "n", "--data-dir", data, "--models", "s3://b/m"}, "<check-model><-models><s3://b/m><-image><><-out><><--><n> http://here:9000\n"},
@@ -83,6 +89,48 @@ func TestModelCommandsPassOn(t *testing.T) {
 	}
 	if _, err := os.Stat(image); err == nil {
 		t.Errorf("%s is left", image)
+	}
+}
+
+// A model that is added to where a pipeline here looks has topics at once.
+func TestAddedModelsHaveTopics(t *testing.T) {
+	broker := localtest.StartBroker(t)
+	data := pretend(t, up.State{Kafka: broker.Addr, ModelsFrom: "/models"})
+	added := `echo '{"location": "/models", "name": "mine", "version": "2", "family": "yolo", "classes": ["a", "b"],
+ "input": {"name": "images", "width": 640, "height": 480, "channels": "rgb"}, "thresholds": {"*": 0.4}, "file": "weights-1.onnx", "drafted": true,
+ "boxes": 12, "cropped": 3, "infer_ms": 4.2}'`
+	environ := []string{tools(t, map[string]string{"detector": added}), "PATH=" + os.Getenv("PATH"), "XDG_DATA_HOME=" + t.TempDir()}
+	cfg := kafka.Config{Brokers: []string{broker.Addr}, SessionTimeout: 10 * time.Second}
+	for _, c := range []struct {
+		args  []string
+		serve string
+		made  bool
+	}{{nil, "serve it: LEAFCUTTER_MODELS_DIR=/models leafcutter up --model mine\n", false}, {[]string{"--data-dir", data}, "serve it: the pipeline that runs here does", true}} {
+		out, errs := newHeard(), newHeard()
+		if err := run(t, out, errs, environ, append([]string{"models", "add", "best.onnx"}, c.args...)...); err != nil || errs.String() != "" {
+			t.Fatalf("%v\n%s", err, errs)
+		}
+		for _, part := range []string{"mine 2: family yolo, 2 classes, input images of 640 x 480 pixels (width x height), rgb\n",
+			"12 boxes on a sample page, 3 of them above", "stored: /models/mine/manifest.json and weights-1.onnx\n", "assumed, since no file tells: channels rgb, a crop from score 0.4 on", c.serve} {
+			if !strings.Contains(out.String(), part) {
+				t.Errorf("%q is not in\n%s", part, out)
+			}
+		}
+		client, err := kafka.NewClient(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics, err := kadm.NewClient(client).ListTopics(t.Context())
+		client.Close()
+		if err != nil || topics.Has("pages.mine") != c.made || topics.Has("pages.mine.bulk") != c.made {
+			t.Errorf("there are the topics %v, %v", topics.Names(), err)
+		}
+	}
+	// Without a broker the model is stored all the same.
+	broker.Stop()
+	out, errs := newHeard(), newHeard()
+	if err := run(t, out, errs, environ, "models", "add", "best.onnx", "--data-dir", data); err != nil || !strings.Contains(out.String(), "stored: ") || !strings.Contains(errs.String(), "leafcutter topics apply --model mine\n") {
+		t.Errorf("%v\n%s%s", err, out, errs)
 	}
 }
 

@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"leafcutter/deploy/local/internal/up"
+	"leafcutter/pkg/config"
+	"leafcutter/pkg/kafka"
+	"leafcutter/schemas"
 )
 
 // modelsAt is where models lie, "" for the folder beside the binaries, and the environment in which to look there: of S3,
@@ -55,6 +58,28 @@ func (t *terminal) modelsAt(p modelPlace) (location string, environ []string, er
 		}
 	}
 	return location, environ, nil
+}
+
+// modelTopics makes the topics of a model, if a pipeline on this machine takes its models from the location: what names a
+// model whose topics are not there waits for them. In a deployment that is for whoever may make topics.
+func (t *terminal) modelTopics(ctx context.Context, data, location, name string) (taken bool, err error) {
+	if data == "" {
+		if data, err = up.DefaultData(t.getenv); err != nil {
+			return false, nil // there is no home, and nothing runs below it
+		}
+	}
+	s, err := up.ReadState(data)
+	if err != nil || s.ModelsFrom != location {
+		return false, nil // none runs there that would want them
+	}
+	var cfg kafka.Config
+	if _, err := config.Load("leafcutter", nil, pipelineEnviron(t.environ, s), &cfg); err != nil {
+		return true, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, modelPatience)
+	defer cancel()
+	_, err = kafka.Apply(ctx, cfg, schemas.Topics(name), up.Partitions)
+	return true, err
 }
 
 // tool runs one of the binaries that are deployed, found beside this one, to answer a question. What it complains of is

@@ -15,3 +15,7 @@ func (t *terminal) modelsAt(p modelPlace) (location string, environ []string, er
 func (t *terminal) tool(context.Context, io.Writer, []string, string, ...string) error {
 	return errNoTool
 }
+
+func (t *terminal) modelTopics(context.Context, string, string, string) (bool, error) {
+	return false, nil
+}

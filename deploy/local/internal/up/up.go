@@ -267,14 +267,14 @@ func (p *Pipeline) prepareServers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := kafka.Apply(ctx, k, schemas.Topics(models...), laptopPartitions); err != nil {
+	if _, err := kafka.Apply(ctx, k, schemas.Topics(models...), Partitions); err != nil {
 		return err
 	}
 	return clickhouse.Migrate(ctx, p.SQLConfig(), migrations.Migrations, p.log)
 }
 
-// laptopPartitions is enough for one machine; a fake broker's cost grows with the number.
-const laptopPartitions = 4
+// Partitions of a work topic are enough for one machine; a fake broker's cost grows with the number.
+const Partitions = 4
 
 // SQLConfig is how the pipeline's writer reaches ClickHouse.
 func (p *Pipeline) SQLConfig() clickhouse.Config {
