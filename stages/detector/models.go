@@ -395,7 +395,7 @@ func (m *Models) another(ctx context.Context, s *served, name, digest string) (f
 			if f, err = m.repository.Fetch(ctx, name); err == nil && f.Digest == digest {
 				return f, nil
 			}
-			return f, fault.AsTransient(CodeInference, fmt.Errorf("fetch model %s, digest %s: %w", name, digest, err))
+			return f, fault.AsUnavailable(modelDependency, fmt.Errorf("fetch model %s, digest %s: %w", name, digest, err))
 		}
 		m.mu.Lock()
 		if len(s.unknown) > 100 { // records can name what they like
