@@ -16,7 +16,7 @@ import (
 // are mapped again, from the system's cache; those that are not are no longer
 // this process's. Errors only mean that they still are.
 func Forgo() {
-	for _, m := range unwritten(func(path, may string) bool { return may == "r-xp" || may == "r--p" }) {
+	for _, m := range unwritten(func(_, may string) bool { return may == "r-xp" || may == "r--p" }) {
 		m.letGo()
 	}
 }
