@@ -46,7 +46,8 @@ type Session struct {
 	closed bool
 }
 
-// Open loads a model. The Runtime must outlive it.
+// Open loads a model. The Runtime must outlive it. Until the first run of a
+// prepared model no other session is to be opened.
 func (r *Runtime) Open(c Config) (*Session, error) {
 	level := ort.GraphOptimizationLevel(ort.GraphOptimizationLevelEnableAll)
 	if c.Prepared {
@@ -57,13 +58,17 @@ func (r *Runtime) Open(c Config) (*Session, error) {
 		return nil, err
 	}
 	defer o.Destroy() //nolint:errcheck // the session has its own copy
+	var others []mapping
+	if c.Prepared {
+		others = mapped(c.Model)
+	}
 	s, err := ort.NewDynamicAdvancedSession(c.Model, c.Inputs, c.Outputs, o)
 	if err != nil {
 		return nil, fmt.Errorf("%w: load %s: %w", ErrModel, c.Model, err)
 	}
 	opened := &Session{s: s, inputs: len(c.Inputs), outputs: len(c.Outputs)}
 	if c.Prepared {
-		opened.weights.graph, opened.weights.least = c.Model, largeWeights
+		opened.weights.graph, opened.weights.least, opened.weights.others = c.Model, largeWeights, others
 	}
 	return opened, nil
 }

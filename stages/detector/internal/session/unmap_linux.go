@@ -21,9 +21,6 @@ func Forgo() {
 	}
 }
 
-// mapping is a part of this process's memory that a file is mapped to.
-type mapping struct{ at, size uintptr }
-
 // letGo gives a mapping's pages back. Reading them maps them again, from the
 // system's cache. An error only means that they are still held.
 func (m mapping) letGo() {

@@ -6,8 +6,6 @@ package session
 // system says which those are.
 func Forgo() {}
 
-type mapping struct{ size uintptr }
-
 func (mapping) letGo() {}
 
 func unwritten(func(_, _ string) bool) []mapping { return nil }

@@ -17,9 +17,51 @@ const largeWeights = 64 << 20
 type weights struct {
 	graph string  // the model's file; "" for one whose weights are not mapped
 	least uintptr // bytes; fewer are kept
-	once  sync.Once
-	at    []mapping
+	// others were there before the session was opened: those of another session of
+	// the same file. When that one is closed, what lies there may be anybody's.
+	others []mapping
+	once   sync.Once
+	at     []mapping
 }
+
+// mapped are the mappings of the files beside a graph.
+func mapped(graph string) []mapping {
+	graph, err := filepath.Abs(graph) // as the system names mappings
+	if err == nil {
+		graph, err = filepath.EvalSymlinks(graph)
+	}
+	if err != nil {
+		return nil
+	}
+	return unwritten(func(path, _ string) bool { return filepath.Dir(path) == filepath.Dir(graph) })
+}
+
+// without are the parts of mappings that others have not. The system makes one
+// of two mappings of a file that follow each other, whoever they belong to.
+func without(all, others []mapping) []mapping {
+	for _, o := range others {
+		var left []mapping
+		for _, m := range all {
+			if o.end() <= m.at || m.end() <= o.at {
+				left = append(left, m)
+				continue
+			}
+			if m.at < o.at {
+				left = append(left, mapping{m.at, o.at - m.at})
+			}
+			if o.end() < m.end() {
+				left = append(left, mapping{o.end(), m.end() - o.end()})
+			}
+		}
+		all = left
+	}
+	return all
+}
+
+// mapping is a part of this process's memory that a file is mapped to.
+type mapping struct{ at, size uintptr }
+
+func (m mapping) end() uintptr { return m.at + m.size }
 
 // letGo is called after a run. The mappings are looked up after the first, when
 // each operator has run once: what one of them has written to is no copy of the
@@ -29,15 +71,8 @@ func (w *weights) letGo() {
 		if w.graph == "" {
 			return
 		}
-		graph, err := filepath.Abs(w.graph) // as the system names mappings
-		if err == nil {
-			graph, err = filepath.EvalSymlinks(graph)
-		}
-		if err != nil {
-			return
-		}
 		size := uintptr(0)
-		w.at = unwritten(func(path, _ string) bool { return filepath.Dir(path) == filepath.Dir(graph) })
+		w.at = without(mapped(w.graph), w.others)
 		for _, m := range w.at {
 			size += m.size
 		}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,6 +70,28 @@ func TestWeightsAreLetGo(t *testing.T) {
 	}
 	p := prepared(1)
 	defer p.Close()
+	if err := p.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	other := prepared(1) // of the same file, as two versions of a model with other thresholds are
+	if err := errors.Join(other.Run(t.Context(), own), other.Close()); err != nil {
+		t.Fatal(err)
+	}
+	another := prepared(1)
+	defer another.Close()
+	if err := another.Run(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range another.weights.at {
+		for _, o := range p.weights.at {
+			if m.at < o.end() && o.at < m.end() {
+				t.Errorf("both sessions let go of what is in %+v and in %+v, and goes with one of them", m, o)
+			}
+		}
+	}
+	if len(p.weights.at) == 0 || len(another.weights.at) == 0 {
+		t.Errorf("mappings of one session %v, of the other %v", p.weights.at, another.weights.at)
+	}
 	for range 3 {
 		clear(own.Outputs[0].Data)
 		if err := p.Run(t.Context(), own); err != nil {
@@ -79,6 +102,23 @@ func TestWeightsAreLetGo(t *testing.T) {
 		}
 		if got := resident(t, dir); got > 1<<20 {
 			t.Errorf("%d bytes of weights are still there after a run", got)
+		}
+	}
+}
+
+func TestWithout(t *testing.T) {
+	all := []mapping{{10, 10}, {30, 10}, {50, 10}}
+	for name, c := range map[string]struct{ others, want []mapping }{
+		"none":               {nil, all},
+		"one":                {[]mapping{{30, 10}}, []mapping{{10, 10}, {50, 10}}},
+		"beside":             {[]mapping{{20, 10}, {0, 10}, {60, 1}}, all},
+		"the beginning":      {[]mapping{{5, 8}}, []mapping{{13, 7}, {30, 10}, {50, 10}}},
+		"the end, and all":   {[]mapping{{18, 23}, {50, 10}}, []mapping{{10, 8}}},
+		"the middle, twice":  {[]mapping{{12, 2}, {16, 2}}, []mapping{{10, 2}, {14, 2}, {18, 2}, {30, 10}, {50, 10}}},
+		"everything at once": {[]mapping{{0, 100}}, nil},
+	} {
+		if got := without(slices.Clone(all), c.others); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }
