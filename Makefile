@@ -55,6 +55,7 @@ test-real: deps deps-real build ## the pipeline on Apache Kafka and SeaweedFS, a
 .PHONY: bench
 bench: deps build ## the whole pipeline against a straight line and a peer, one table: about 20 minutes
 	go run ./bench/compare
+	$(if $(TUTORIAL),go run ./bench/tutorial $(TUTORIAL))
 
 .PHONY: bench-go
 bench-go: ## Go benchmarks of the hot paths, for benchstat
