@@ -70,6 +70,9 @@ func (a *ahead) Hold(in stage.In) time.Duration {
 	if err != nil {
 		return 0 // it is given up at once
 	}
+	if r.Options.Shadow {
+		return 0 // its pages are rendered already, mostly, and what is held takes the place of other models' books
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := a.models[r.Options.Model]

@@ -90,8 +90,8 @@ func (r *run) describe(from schemas.Run) {
 	o := from.Options
 	if r.row.Options == "" || from.PagesSelected > int(r.row.PagesSelected) {
 		r.row.Model, r.row.ModelDigest, r.row.Options, r.row.DPI = o.Model, o.ModelDigest, o.Canonical(), uint16(o.DPI)
-		r.row.Shadow = o.Shadow
 	}
+	r.row.Shadow = r.row.Shadow || o.Shadow // a stage of an earlier version leaves it out
 	r.row.PagesSelected = max(r.row.PagesSelected, uint32(max(0, from.PagesSelected)))
 }
 
