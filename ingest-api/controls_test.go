@@ -104,6 +104,19 @@ func TestControlsOfAnEndedDocument(t *testing.T) {
 	if done, err := w.api.Resume(t.Context(), d.documentID); err != nil || done.Sequence != 0 || done.State != schemas.CompletedWithFailures {
 		t.Errorf("%+v, %v", done, err)
 	}
+
+	// A shadow that is still at work is cancelled, and changes nothing of how the document ended.
+	if err := w.db.Exec(t.Context(), `INSERT INTO runs (run_id, document_id, model, state, shadow, submitted_at, version)
+		SELECT generateUUIDv4(), document_id, 'candidate', 'running', true, submitted_at, 1 FROM runs FINAL WHERE document_id = toUUID(?)`, d.documentID); err != nil {
+		t.Fatal(err)
+	}
+	controls := w.tail(schemas.TopicControls)
+	if done, err := w.api.Cancel(t.Context(), d.documentID); err != nil || done.Sequence == 0 || done.State != schemas.CompletedWithFailures {
+		t.Errorf("%+v, %v", done, err)
+	}
+	if control := unmarshal[schemas.Control](w, controls()); control.DocumentID != d.documentID || control.Action != schemas.ActionCancel {
+		t.Errorf("%+v", control)
+	}
 }
 
 // The eraser deletes every object of a deleted document, more than one batch of them, and none of another's; then it

@@ -55,7 +55,10 @@ func (k *Desk) Cancel(ctx context.Context, documentID string) (api.Controlled, e
 		}
 	}
 	if len(open) == 0 && (len(d.Runs) > 0 || last.Action == schemas.ActionCancel) {
-		return answer(d, schemas.ActionCancel, 0), nil
+		// Only a shadow may still be at work. The stages say what becomes of it.
+		if goes, err := k.shadowed(ctx, documentID); err != nil || !goes {
+			return answer(d, schemas.ActionCancel, 0), err
+		}
 	}
 	control, err := k.ask(ctx, documentID, schemas.ActionCancel)
 	if err != nil {
@@ -71,6 +74,20 @@ func (k *Desk) Cancel(ctx context.Context, documentID string) (api.Controlled, e
 		outs = append(outs, out)
 	}
 	return answer(d, schemas.ActionCancel, control.Sequence), k.produce(ctx, outs)
+}
+
+// shadowed reports whether a shadow of a document goes on.
+func (k *Desk) shadowed(ctx context.Context, documentID string) (bool, error) {
+	bounded, cancel := context.WithTimeout(ctx, k.Timeout)
+	defer cancel()
+	var found []struct {
+		N uint64 `ch:"n"`
+	}
+	err := k.DB.Select(bounded, &found, `SELECT count() AS n FROM runs FINAL WHERE document_id = toUUID(?) AND shadow AND finished_at IS NULL`, documentID)
+	if err != nil {
+		return false, problem.Because(err, problem.DatabaseUnavailable, "Looking for shadows failed")
+	}
+	return found[0].N > 0, nil
 }
 
 // Resume takes a cancellation back and asks for the pages that are missing. A document that was not cancelled is left as
