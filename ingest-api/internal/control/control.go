@@ -55,9 +55,15 @@ func (k *Desk) Cancel(ctx context.Context, documentID string) (api.Controlled, e
 		}
 	}
 	if len(open) == 0 && (len(d.Runs) > 0 || last.Action == schemas.ActionCancel) {
-		// Only a shadow may still be at work. The stages say what becomes of it.
-		if goes, err := k.shadowed(ctx, documentID); err != nil || !goes {
-			return answer(d, schemas.ActionCancel, 0), err
+		// Of a document that is planned a shadow may still be at work. The stages say what becomes of it.
+		goes := false
+		if len(d.Runs) > 0 {
+			if goes, err = k.shadowed(ctx, documentID); err != nil {
+				return api.Controlled{}, err
+			}
+		}
+		if !goes {
+			return answer(d, schemas.ActionCancel, 0), nil
 		}
 	}
 	control, err := k.ask(ctx, documentID, schemas.ActionCancel)
@@ -81,13 +87,14 @@ func (k *Desk) shadowed(ctx context.Context, documentID string) (bool, error) {
 	bounded, cancel := context.WithTimeout(ctx, k.Timeout)
 	defer cancel()
 	var found []struct {
-		N uint64 `ch:"n"`
+		ID string `ch:"id"`
 	}
-	err := k.DB.Select(bounded, &found, `SELECT count() AS n FROM runs FINAL WHERE document_id = toUUID(?) AND shadow AND finished_at IS NULL`, documentID)
+	err := k.DB.Select(bounded, &found, `SELECT toString(run_id) AS id FROM runs FINAL
+		WHERE document_id = toUUID(?) AND shadow AND finished_at IS NULL LIMIT 1`, documentID)
 	if err != nil {
 		return false, problem.Because(err, problem.DatabaseUnavailable, "Looking for shadows failed")
 	}
-	return found[0].N > 0, nil
+	return len(found) > 0, nil
 }
 
 // Resume takes a cancellation back and asks for the pages that are missing. A document that was not cancelled is left as
