@@ -36,6 +36,7 @@ type Models struct {
 	held       *semaphore.Weighted
 	files      sync.Pool // *bytes.Buffer
 	log        *slog.Logger
+	keeping    sync.Mutex // one at a time writes into the archive
 
 	mu      sync.Mutex
 	library *session.Runtime // keeps ONNX Runtime loaded while no model is; nil until one was
@@ -280,13 +281,12 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 	if said != nil && reflect.DeepEqual(*said, f.Manifest) {
 		return nil, nil
 	}
-	kept, err := m.archive.keep(f)
-	if err != nil {
-		m.log.Warn("version of the model not kept: should it change, pages queued for it fail", slog.String("model", name), slog.Any("error", err))
-		kept = f
+	kept, err := m.keep(f)
+	if err != nil && known != nil {
+		kept.Weights = known.Weights
 	}
 	v := newVersion(kept)
-	if known != nil && known.Manifest.Provider == kept.Manifest.Provider {
+	if known != nil && known.Manifest.Provider == kept.Manifest.Provider && known.Weights == kept.Weights {
 		v = known // it computes the same in the same way, and may be loaded: only labels or thresholds are new
 	}
 	if v != before {
@@ -315,6 +315,19 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 	}
 	a := announcement(f.Manifest, f.Digest, time.Now())
 	return &a, nil
+}
+
+// keep has a version archived and gives it as it lies there. With an error, which
+// is logged, it is as it was fetched: a file that the next version may replace.
+func (m *Models) keep(f repository.Fetched) (repository.Fetched, error) {
+	m.keeping.Lock()
+	defer m.keeping.Unlock()
+	kept, err := m.archive.keep(f)
+	if err != nil {
+		m.log.Warn("version of the model not kept: should it change, pages queued for it fail", slog.String("model", f.Manifest.Name), slog.Any("error", err))
+		return f, err
+	}
+	return kept, nil
 }
 
 func (m *Models) isCurrent(v *version) bool {
@@ -361,10 +374,11 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 	}
 	f, err := m.archive.find(name, digest)
 	if err != nil {
-		f, err = m.another(ctx, s, name, digest)
-	}
-	if err != nil {
-		return nil, err
+		if f, err = m.another(ctx, s, name, digest); err != nil {
+			return nil, err
+		}
+		// The next version may be in its place before this one is taken up.
+		f, _ = m.keep(f) // an error is logged, and the file is still there
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -412,10 +426,20 @@ func (m *Models) another(ctx context.Context, s *served, name, digest string) (f
 // for, unless it is broken itself.
 func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
 	d, leave, err := m.room.enter(ctx, v)
+	name := v.Manifest.Name
+	if err != nil && ctx.Err() == nil && aboutModel(err) {
+		if f, e := m.archive.find(name, v.Digest); e == nil && f.Weights != v.Weights {
+			// It was to be loaded from the repository, where it is no more.
+			v = newVersion(f)
+			m.mu.Lock()
+			m.served[name].versions[v.Digest] = v
+			m.mu.Unlock()
+			d, leave, err = m.room.enter(ctx, v)
+		}
+	}
 	if err == nil || ctx.Err() != nil {
 		return d, leave, err
 	}
-	name := v.Manifest.Name
 	gone := aboutModel(err) && !m.isCurrent(v)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -376,6 +376,50 @@ func TestVersionThatIsNewerThanTheLastLook(t *testing.T) {
 	}
 }
 
+// A version of which pages come before the look at it, and which is replaced in
+// the repository soon after, is done from the cache like any other.
+func TestVersionThatPagesBringIsKept(t *testing.T) {
+	for _, looks := range []bool{true, false} {
+		c := families(t, "yolo")
+		m := openModels(t, c)
+		give(t, c.ModelsDir, "yolo", floor(0.95))
+		other := c
+		other.CacheDir = t.TempDir()
+		digest := openModels(t, other).digest("yolo")
+		want, err := m.detected(t, "yolo", digest)
+		if err != nil || len(want) == 0 {
+			t.Fatalf("%d boxes, %v", len(want), err)
+		}
+		if looks {
+			m.look(t)
+		}
+		give(t, c.ModelsDir, "yolo", floor(0.9))
+		// Its weights are another's now.
+		if err := os.WriteFile(filepath.Join(c.ModelsDir, "yolo", "model.onnx"), []byte("others"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.look(t)
+		m.room.tidy(0, func(*version) bool { return false })
+		if boxes, err := m.detected(t, "yolo", digest); err != nil || !slices.Equal(boxes, want) {
+			t.Errorf("taken up %v: %d boxes, %v", looks, len(boxes), err)
+		}
+	}
+}
+
+// Where a version was not archived when its first page came but was later, it is
+// loaded from there.
+func TestVersionIsLookedForInTheArchiveAgain(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	v := m.recall("yolo", "")
+	astray := newVersion(v.Fetched)
+	astray.Weights = filepath.Join(t.TempDir(), "gone.onnx")
+	m.served["yolo"].versions[v.Digest] = astray
+	if boxes, err := m.detected(t, "yolo", v.Digest); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+}
+
 // A version that cannot be served changes nothing, and is not tried again until
 // it is another.
 func TestBrokenChange(t *testing.T) {
