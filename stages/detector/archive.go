@@ -72,12 +72,17 @@ func (a archive) keep(f repository.Fetched) (repository.Fetched, error) {
 	if err := keep(staged, at); err != nil {
 		return f, err
 	}
-	f.Weights = filepath.Join(at, archivedWeights)
+	f.Weights = a.weights(f.Manifest.Name, f.Digest)
 	return f, nil
 }
 
 // of is a version's folder.
 func (a archive) of(name, digest string) string { return filepath.Join(a.dir, name, digest) }
+
+// weights are where a version's lie.
+func (a archive) weights(name, digest string) string {
+	return filepath.Join(a.of(name, digest), archivedWeights)
+}
 
 // describe writes a version's manifest, by a rename, so that who reads it reads
 // one or the other.
@@ -126,7 +131,7 @@ func (a archive) find(name, digest string) (repository.Fetched, error) {
 	if err != nil {
 		return repository.Fetched{}, fmt.Errorf("%w: %w", ErrModelAbsent, err)
 	}
-	f := repository.Fetched{Manifest: m, Digest: digest, Weights: filepath.Join(dir, archivedWeights)}
+	f := repository.Fetched{Manifest: m, Digest: digest, Weights: a.weights(name, digest)}
 	if known, err := m.Digest(); err != nil || known != digest || m.Name != name {
 		return repository.Fetched{}, fmt.Errorf("%w: %s is damaged", ErrModelAbsent, dir)
 	}

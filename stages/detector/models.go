@@ -292,9 +292,7 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 	if v != before {
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {
-			if v != known && aboutModel(err) {
-				m.archive.drop(name, f.Digest)
-			}
+			m.forgo(v, err)
 			return nil, fmt.Errorf("%w: %w", errNotLoaded, err)
 		}
 		leave()
@@ -422,8 +420,17 @@ func (m *Models) another(ctx context.Context, s *served, name, digest string) (f
 		name, digest, now)
 }
 
+// forgo drops what is archived of a version whose weights were found to be others.
+// Any other error may pass: ONNX Runtime says that it does not accept a model when
+// memory or threads are wanting too.
+func (m *Models) forgo(v *version, err error) {
+	if errors.Is(err, ErrModelDigest) && v.Weights == m.archive.weights(v.Manifest.Name, v.Digest) {
+		m.archive.drop(v.Manifest.Name, v.Digest)
+	}
+}
+
 // enter is the room's. Errors are classed: what could be loaded once is waited
-// for, unless it is broken itself.
+// for, unless its weights are gone.
 func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
 	d, leave, err := m.room.enter(ctx, v)
 	name := v.Manifest.Name
@@ -440,11 +447,11 @@ func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), erro
 	if err == nil || ctx.Err() != nil {
 		return d, leave, err
 	}
-	gone := aboutModel(err) && !m.isCurrent(v)
+	m.forgo(v, err)
+	gone := (errors.Is(err, ErrModelDigest) || errors.Is(err, ErrModelAbsent)) && !m.isCurrent(v)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if gone {
-		m.archive.drop(name, v.Digest)
 		delete(m.served[name].versions, v.Digest)
 		return nil, nil, fault.AsPermanent(CodeModelChanged, fmt.Errorf("the run is for model %s, digest %s, which is served no more: submit the document again: %w", name, v.Digest, err))
 	}

@@ -518,6 +518,31 @@ func TestModelThatCannotBeLoadedAgain(t *testing.T) {
 	}
 }
 
+// ONNX Runtime says of a model that it is not accepted when memory is wanting too:
+// a version before is waited for, and stays archived.
+func TestVersionThatIsNotAcceptedForNow(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	first := m.digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	m.room.tidy(0, func(*version) bool { return false })
+	load := m.room.load
+	m.room.load = func(context.Context, *version) (*Detector, error) {
+		return nil, fmt.Errorf("%w: std::bad_alloc", ErrModelInvalid)
+	}
+	if _, err := m.detected(t, "yolo", first); fault.ClassOf(err) != fault.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	m.room.load = load
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+	if _, err := os.Stat(m.archive.weights("yolo", first)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestArchiveSweeps(t *testing.T) {
 	a := newArchive(t.TempDir())
 	long := time.Now().Add(-2 * archivedFor)
