@@ -49,7 +49,10 @@ type served struct {
 	why      error              // why no version of it is served; nil for one that is
 	current  *version           // that runs are to be planned for; nil where none is served yet
 	said     *manifest.Manifest // as it was last told
-	seen     string             // what the repository's listing had when it was taken up, or found broken
+	seen     string             // what the repository's listing had when it was taken up
+	tried    string             // what it had when it could not be loaded
+	again    time.Time          // when that is to be tried again
+	pause    time.Duration      // between the last try and the next
 	versions map[string]*version
 	unknown  map[string]time.Time // digests that were looked for in vain, and when
 	broken   map[*version]error   // versions that could not be loaded lately
@@ -152,6 +155,10 @@ const (
 	// retrying is the pause while a model that is to be served is not: models
 	// come by volumes and copies that may be late.
 	retrying = 5 * time.Second
+	// retryingBroken is the pause after what ONNX Runtime does not accept, and
+	// longestRetrying what pauses grow to.
+	retryingBroken  = 10 * time.Minute
+	longestRetrying = time.Hour
 	// unused is how long a version stays loaded that no run is planned for any
 	// more.
 	unused = time.Minute
@@ -223,8 +230,9 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 	s := m.serve(name)
 	m.mu.Lock()
 	changed, first := s.seen != now, s.current == nil
+	early := s.tried == now && time.Now().Before(s.again)
 	m.mu.Unlock()
-	if !changed && !first {
+	if !changed && !first || early {
 		return
 	}
 	if now == "" && !first {
@@ -250,16 +258,34 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		}
 	default:
 		m.log.Error("a model has changed and cannot be taken up; the one before is served on", slog.String("model", name), slog.Any("error", err))
-		if errors.Is(err, errNotLoaded) {
-			m.noted(s, now) // each try would send the one away that is served
-		}
+	}
+	if errors.Is(err, errNotLoaded) && ctx.Err() == nil {
+		m.putOff(s, now, err)
 	}
 }
 
 func (m *Models) noted(s *served, seen string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.seen = seen
+	s.seen, s.tried, s.pause = seen, "", 0
+}
+
+// putOff has what could not be loaded left alone for longer each time: a try
+// hashes, copies and prepares it, and sends those away that are served. What may
+// be the model's own fault is as good as known to be one, but where memory was
+// wanting it looks the same, and then nobody is to have to touch the manifest.
+func (m *Models) putOff(s *served, seen string, why error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.tried != seen {
+		s.pause = 0
+	}
+	least := retrying
+	if aboutModel(why) {
+		least = retryingBroken
+	}
+	s.tried, s.pause = seen, min(max(2*s.pause, least), longestRetrying)
+	s.again = time.Now().Add(s.pause)
 }
 
 // errNotLoaded is a version that was had, but could not be loaded.

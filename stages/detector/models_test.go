@@ -543,6 +543,59 @@ func TestVersionThatIsNotAcceptedForNow(t *testing.T) {
 	}
 }
 
+// What keeps a version from being loaded passes without anybody touching the
+// manifest, and until then each try comes later than the one before.
+func TestChangeThatCannotBeLoadedForNow(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	first := m.digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	load, tries, away := m.room.load, 0, error(nil)
+	m.room.load = func(context.Context, *version) (*Detector, error) { tries++; return nil, away }
+	s := m.served["yolo"]
+	for _, try := range []struct {
+		why   error
+		pause time.Duration
+	}{{errors.New("no space"), retrying}, {errors.New("no space"), 2 * retrying}, {ErrModelInvalid, retryingBroken}, {ErrModelInvalid, 2 * retryingBroken}} {
+		away = try.why
+		m.look(t)
+		m.look(t)
+		if s.pause != try.pause || m.digest("yolo") != first || m.Ready() != nil {
+			t.Errorf("%v: next try after %v, want %v", try.why, s.pause, try.pause)
+		}
+		s.again = time.Now()
+	}
+	if tries != 4 {
+		t.Errorf("%d tries, want 4", tries)
+	}
+	m.room.load = load
+	m.look(t)
+	if len(m.told) != 2 || m.digest("yolo") == first {
+		t.Errorf("told %+v", m.told)
+	}
+}
+
+// A model that was never served and cannot be loaded lets the others be.
+func TestBrokenModelBesideAGoodOne(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits")
+	c.Memory = 1
+	give(t, c.ModelsDir, "rtdetr_logits", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+	m := openModels(t, c)
+	if _, err := m.detected(t, "yolo", ""); err != nil {
+		t.Fatal(err)
+	}
+	before := strings.Count(m.log.String(), "model unloaded")
+	m.look(t)
+	if n := strings.Count(m.log.String(), "model unloaded"); n != before || m.Ready() == nil {
+		t.Errorf("unloaded %d times; ready %v", n-before, m.Ready())
+	}
+	give(t, c.ModelsDir, "rtdetr_logits", nil)
+	m.look(t)
+	if err := m.Ready(); err != nil {
+		t.Errorf("mended, and %v", err)
+	}
+}
+
 func TestArchiveSweeps(t *testing.T) {
 	a := newArchive(t.TempDir())
 	long := time.Now().Add(-2 * archivedFor)
