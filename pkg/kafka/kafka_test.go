@@ -3,6 +3,7 @@ package kafka_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -170,6 +171,17 @@ func TestProbeAndMembers(t *testing.T) {
 	defer cancel()
 	if kafka.Probe(away)(ctx) == nil {
 		t.Error("nobody is there, and the probe is content")
+	}
+}
+
+func TestMissing(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, "x-there"))
+	c.TopicPrefix = "x-"
+	for range 2 { // asking makes none
+		missing, err := kafka.Missing(t.Context(), c, "away", "there", "gone")
+		if err != nil || !slices.Equal(missing, []string{"away", "gone"}) {
+			t.Errorf("missing %v, %v", missing, err)
+		}
 	}
 }
 

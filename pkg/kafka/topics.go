@@ -74,6 +74,32 @@ func alter(ctx context.Context, admin *kadm.Client, topic string, settings map[s
 	return nil
 }
 
+// Missing names those of the topics, without their prefix, that do not exist. It makes none.
+func Missing(ctx context.Context, c Config, topics ...string) (missing []string, err error) {
+	client, err := NewClient(c)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = c.Topic(t)
+	}
+	known, err := kadm.NewClient(client).ListTopics(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("ask Kafka for topics: %w", err)
+	}
+	for _, t := range topics {
+		switch err := known[c.Topic(t)].Err; {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			missing = append(missing, t)
+		case err != nil:
+			return nil, fmt.Errorf("ask Kafka for topic %s: %w", c.Topic(t), err)
+		}
+	}
+	return missing, nil
+}
+
 // Probe asks a broker for its metadata on a connection of its own.
 func Probe(c Config) func(ctx context.Context) error {
 	return func(ctx context.Context) error {
