@@ -14,16 +14,19 @@ import (
 )
 
 // announcer says on the topic models which models are served, as soon as Kafka
-// takes it. The planner refuses or parks documents for models that nobody has
-// announced, so the program is not ready before.
+// takes it and the model's own topics exist. The planner refuses or parks documents
+// for models that nobody has announced, so the program is not ready before; pages
+// of one that it knows and that have no topic to go to would hold up those of all.
 type announcer struct {
 	producer *stage.Producer
+	kafka    kafka.Config
 	topic    string
 	log      *slog.Logger
 	news     chan struct{} // of one: there is something to say
 
 	mu      sync.Mutex
 	pending map[string]schemas.ModelAnnounced // by model: what was to be said before it is no longer true
+	why     map[string]error                  // why that could not be said
 }
 
 func newAnnouncer(p *program.Program, k kafka.Config) (*announcer, error) {
@@ -31,7 +34,8 @@ func newAnnouncer(p *program.Program, k kafka.Config) (*announcer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &announcer{producer: producer, topic: k.Topic(schemas.TopicModels), log: p.Logger, news: make(chan struct{}, 1), pending: map[string]schemas.ModelAnnounced{}}, nil
+	return &announcer{producer: producer, kafka: k, topic: k.Topic(schemas.TopicModels), log: p.Logger, news: make(chan struct{}, 1),
+		pending: map[string]schemas.ModelAnnounced{}, why: map[string]error{}}, nil
 }
 
 // say has a model announced, some time soon.
@@ -50,6 +54,9 @@ func (a *announcer) ready() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name := range a.pending {
+		if why := a.why[name]; why != nil {
+			return fmt.Errorf("model %s: %w", name, why)
+		}
 		return fmt.Errorf("topic %s has not taken %s yet", a.topic, name)
 	}
 	return nil
@@ -87,13 +94,18 @@ func (a *announcer) sayAll(ctx context.Context) bool {
 	for _, m := range pending {
 		if err := a.sayOne(ctx, m); err != nil {
 			all = false
-			if ctx.Err() == nil {
+			a.mu.Lock()
+			news := a.why[m.Model] == nil || a.why[m.Model].Error() != err.Error()
+			a.why[m.Model] = err
+			a.mu.Unlock()
+			if news && ctx.Err() == nil {
 				a.log.Warn("model not announced, trying again soon", slog.String("model", m.Model), slog.Any("error", err))
 			}
 			continue
 		}
 		a.log.Info("model announced", slog.String("model", m.Model), slog.String("digest", m.Digest))
 		a.mu.Lock()
+		delete(a.why, m.Model)
 		if a.pending[m.Model].AnnouncedAt.Equal(m.AnnouncedAt) { // else there is something newer to say
 			delete(a.pending, m.Model)
 		}
@@ -109,5 +121,13 @@ func (a *announcer) sayOne(ctx context.Context, m schemas.ModelAnnounced) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	pages := schemas.PagesTopic(m.Model)
+	missing, err := kafka.Missing(ctx, a.kafka, schemas.Lane(pages, false), schemas.Lane(pages, true))
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("there is no topic %s: leafcutter topics apply --model %s makes what it needs", a.kafka.Topic(missing[0]), m.Model)
+	}
 	return a.producer.Produce(ctx, out)
 }
