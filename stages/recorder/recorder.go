@@ -20,9 +20,10 @@ const Name = "recorder"
 
 // Limits are the defaults of the stage's limits that suit the recorder: one worker, because a batch changes what memory
 // has of its runs, and batches as large as ClickHouse likes them. A record that comes alone lands within BatchDelay and
-// the time of three small inserts; under load a batch is closed when it is full, else after the same delay.
+// the time of three small inserts; under load a batch is closed when it is full, else after the same delay. What waits
+// while ClickHouse is away is bounded by its bytes: some thousand pages of a few boxes.
 func Limits() stage.Limits {
-	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: 300 * time.Millisecond, MaxInFlight: 4000}
+	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: 300 * time.Millisecond, MaxInFlight: 4000, MaxBytes: 4 << 20}
 }
 
 // Config is what a Recorder is made of.
