@@ -18,7 +18,7 @@ import (
 // bucket is a place below a prefix of an S3 bucket.
 type bucket struct {
 	store  *objectstore.Store
-	prefix string // "" or ends with a slash
+	prefix string // ends with a slash
 	cache  string
 }
 
@@ -27,12 +27,14 @@ func openBucket(ctx context.Context, location string, cfg objectstore.Config, ca
 	if name == "" {
 		return nil, errors.New("no bucket is named: write s3://bucket/prefix")
 	}
-	if prefix = strings.Trim(prefix, "/"); prefix != "" {
-		if path.Clean(prefix) != prefix || strings.HasPrefix(prefix, "..") {
-			return nil, fmt.Errorf("%q is no prefix of keys", prefix)
-		}
-		prefix += "/"
+	if prefix = strings.Trim(prefix, "/"); prefix == "" {
+		// It is listed every so often, and a bucket may hold millions of pages.
+		return nil, fmt.Errorf("no prefix is named, and all of the bucket would be read for models: write s3://%s/models and put them there", name)
 	}
+	if path.Clean(prefix) != prefix || strings.HasPrefix(prefix, "..") {
+		return nil, fmt.Errorf("%q is no prefix of keys", prefix)
+	}
+	prefix += "/"
 	if cache == "" {
 		return nil, errors.New("there is no folder to keep weights in: set LEAFCUTTER_CACHE_DIR")
 	}

@@ -113,9 +113,9 @@ func (r *Repository) Location() string { return r.location }
 // Close closes idle connections.
 func (r *Repository) Close() { r.place.close() }
 
-// List tells what the repository holds, by name. A model that is broken has an
-// error of its own and hides no other; List's error means that the repository
-// itself could not be read.
+// List tells what the repository holds, by name. A model that is broken or cannot
+// be read has an error of its own and hides no other; List's error means that the
+// models could not be listed.
 func (r *Repository) List(ctx context.Context) ([]Model, error) {
 	found, err := r.place.folders(ctx)
 	if err != nil {
@@ -133,8 +133,8 @@ func (r *Repository) List(ctx context.Context) ([]Model, error) {
 			}
 		}
 		if m.Err != nil {
-			if !aboutModel(m.Err) {
-				return nil, m.Err
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
 			}
 			m.Manifest, m.Digest = manifest.Manifest{}, ""
 		}
@@ -160,6 +160,12 @@ func (r *Repository) Fetch(ctx context.Context, name string) (Fetched, error) {
 		return Fetched{}, err
 	}
 	return Fetched{Manifest: m, Digest: digest, Weights: weights}, nil
+}
+
+// Manifest is what Fetch would give of a model, but for its weights, which are not
+// looked at.
+func (r *Repository) Manifest(ctx context.Context, name string) (m manifest.Manifest, digest string, err error) {
+	return r.read(ctx, name)
 }
 
 // Changes is something short for each model by name, broken ones too, that

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/objectstore/objectstoretest"
 	"leafcutter/stages/detector/internal/manifest"
 )
@@ -158,6 +159,42 @@ func TestABrokenModelHidesNoOther(t *testing.T) {
 			t.Errorf("fetch what is not there: %v", err)
 		}
 	})
+}
+
+// Nor does one whose files are not what they are called.
+func TestAnOddFolderHidesNoOther(t *testing.T) {
+	root := t.TempDir()
+	odd := described("odd", "1", "weights")
+	odd.File = "manifest.json/model.onnx"
+	for path, content := range map[string]string{
+		"good/model.onnx": "weights", "good/manifest.json": text(t, described("good", "1", "weights")),
+		"odd/manifest.json": text(t, odd), "folder/manifest.json/model.onnx": "weights",
+	} {
+		at := filepath.Join(root, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	loop := filepath.Join(root, "loop")
+	if err := errors.Join(os.Mkdir(loop, 0o700), os.Symlink("manifest.json", filepath.Join(loop, "manifest.json"))); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(t.Context(), root, objectstore.Config{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := r.List(t.Context())
+	if err != nil || len(list) != 4 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, m := range list {
+		if (m.Err == nil) != (m.Name == "good") {
+			t.Errorf("%s: %v", m.Name, m.Err)
+		}
+	}
+	if found, err := r.Changes(t.Context()); err != nil || len(found) != 4 {
+		t.Errorf("changes %v, %v", found, err)
+	}
 }
 
 func TestFetchChecksTheDigest(t *testing.T) {
@@ -327,7 +364,7 @@ func TestStoreThatIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache := t.TempDir()
-	r, err := Open(t.Context(), "s3://leafcutter", server.Config(), cache)
+	r, err := Open(t.Context(), "s3://leafcutter/models", server.Config(), cache)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,7 +378,7 @@ func TestStoreThatIsAway(t *testing.T) {
 	}
 	url := server.Config()
 	url.Endpoint = "http://127.0.0.1:1"
-	away, err := Open(t.Context(), "s3://leafcutter", url, cache)
+	away, err := Open(t.Context(), "s3://leafcutter/models", url, cache)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,13 +394,13 @@ func TestStoreThatIsAway(t *testing.T) {
 func TestOpenRefusesWhatIsNoPlace(t *testing.T) {
 	s3 := objectstoretest.NewServer(t).Config()
 	for location, want := range map[string]string{
-		"": "no folder", "s3://": "no bucket", "s3://B/models": "not a bucket", "s3://leafcutter/../else": "no prefix",
+		"": "no folder", "s3://": "no bucket", "s3://B/models": "not a bucket", "s3://leafcutter/../else": "no prefix", "s3://leafcutter": "s3://leafcutter/models", "s3://leafcutter//": "no prefix",
 	} {
 		if _, err := Open(t.Context(), location, s3, t.TempDir()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", location, err, want)
 		}
 	}
-	if _, err := Open(t.Context(), "s3://leafcutter", s3, ""); err == nil || !strings.Contains(err.Error(), "LEAFCUTTER_CACHE_DIR") {
+	if _, err := Open(t.Context(), "s3://leafcutter/models", s3, ""); err == nil || !strings.Contains(err.Error(), "LEAFCUTTER_CACHE_DIR") {
 		t.Errorf("without a cache: %v", err)
 	}
 	r, err := Open(t.Context(), filepath.Join(t.TempDir(), "none"), s3, "")
