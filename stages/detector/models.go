@@ -54,8 +54,16 @@ type served struct {
 	again    time.Time          // when that is to be tried again
 	pause    time.Duration      // between the last try and the next
 	versions map[string]*version
-	unknown  map[string]time.Time // digests that were looked for in vain, and when
-	broken   map[*version]error   // versions that could not be loaded lately
+	unknown  map[string]asking  // digests that were looked for in vain
+	sought   map[string]bool    // digests that could not be looked for lately
+	asking   chan struct{}      // of one: sending is the right to look for a digest
+	broken   map[*version]error // versions that could not be loaded lately
+}
+
+// asking is one look into the repository: when it was, and what was there.
+type asking struct {
+	at     time.Time
+	digest string
 }
 
 // OpenModels makes what a process serves. Nothing is loaded yet: an error is one
@@ -86,7 +94,7 @@ func (m *Models) serve(name string) *served {
 	defer m.mu.Unlock()
 	s := m.served[name]
 	if s == nil {
-		s = &served{why: errors.New("loading"), versions: map[string]*version{}, unknown: map[string]time.Time{}, broken: map[*version]error{}}
+		s = &served{why: errors.New("loading"), versions: map[string]*version{}, unknown: map[string]asking{}, sought: map[string]bool{}, asking: make(chan struct{}, 1), broken: map[*version]error{}}
 		m.served[name] = s
 	}
 	return s
@@ -398,6 +406,15 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 	}
 	f, err := m.archive.find(name, digest)
 	if err != nil {
+		select { // one looks for all pages that ask at once
+		case s.asking <- struct{}{}:
+			defer func() { <-s.asking }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if v := m.recall(name, digest); v != nil {
+			return v, nil
+		}
 		if f, err = m.another(ctx, s, name, digest); err != nil {
 			return nil, err
 		}
@@ -412,37 +429,44 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 	return s.versions[digest], nil
 }
 
-// another looks into the repository for a digest that was never served here.
+// another looks into the repository for a digest that was never served here. Its
+// error is permanent only where the manifest was read and is another's; one that is
+// missing, half copied or away is waited for.
 func (m *Models) another(ctx context.Context, s *served, name, digest string) (f repository.Fetched, err error) {
-	now := ""
 	m.mu.Lock()
-	asked, current := s.unknown[digest], s.current
+	asked := s.unknown[digest]
 	m.mu.Unlock()
-	if current != nil {
-		now = current.Digest
-	}
-	if time.Since(asked) > retrying {
-		list, err := m.repository.List(ctx)
-		if err != nil {
-			return f, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err)
+	wait := func(err error) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(s.sought) > 100 { // records can name what they like
+			clear(s.sought)
 		}
-		for _, known := range list {
-			if known.Name != name || known.Digest != digest {
-				continue
+		s.sought[digest] = true
+		return fault.AsUnavailable(modelDependency, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err))
+	}
+	now := asked.digest
+	if time.Since(asked.at) > retrying {
+		if _, now, err = m.repository.Manifest(ctx, name); err != nil {
+			return f, wait(err)
+		}
+		if now == digest {
+			if f, err = m.repository.Fetch(ctx, name); err != nil {
+				return f, wait(err)
 			}
-			if f, err = m.repository.Fetch(ctx, name); err == nil && f.Digest == digest {
-				return f, nil
-			}
-			return f, fault.AsUnavailable(modelDependency, fmt.Errorf("fetch model %s, digest %s: %w", name, digest, err))
+			now = f.Digest // it may have been replaced meanwhile
+		}
+		if now == digest {
+			return f, nil
 		}
 		m.mu.Lock()
-		if len(s.unknown) > 100 { // records can name what they like
+		if len(s.unknown) > 100 {
 			clear(s.unknown)
 		}
-		s.unknown[digest] = time.Now()
+		s.unknown[digest] = asking{time.Now(), now}
 		m.mu.Unlock()
 	}
-	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept here; this detector serves digest %s: submit the document again",
+	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept here; the repository has digest %s: submit the document again",
 		name, digest, now)
 }
 
@@ -490,11 +514,20 @@ func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), erro
 // now is waited for.
 const modelDependency = "model"
 
-// probe tries the versions of a model again that could not be loaded.
+// probe tries the versions of a model again that could not be looked for or loaded.
 func (m *Models) probe(ctx context.Context, name string) error {
 	m.mu.Lock()
+	sought := slices.Collect(maps.Keys(m.served[name].sought))
 	broken := slices.Collect(maps.Keys(m.served[name].broken))
 	m.mu.Unlock()
+	for _, digest := range sought {
+		if _, err := m.find(ctx, name, digest); err != nil && fault.ClassOf(err) != fault.Permanent {
+			return err
+		}
+		m.mu.Lock()
+		delete(m.served[name].sought, digest)
+		m.mu.Unlock()
+	}
 	for _, v := range broken {
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {

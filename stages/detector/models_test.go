@@ -376,6 +376,46 @@ func TestVersionThatIsNewerThanTheLastLook(t *testing.T) {
 	}
 }
 
+// A manifest that is missing or half copied says nothing of the version that a page
+// asks for: it is waited for.
+func TestVersionWhoseManifestCannotBeRead(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	other := c
+	other.CacheDir = t.TempDir()
+	digest := openModels(t, other).digest("yolo")
+	at := filepath.Join(c.ModelsDir, "yolo", "manifest.json")
+	whole := read(t, at)
+	for _, change := range []func() error{func() error { return os.WriteFile(at, whole[:len(whole)/2], 0o600) }, func() error { return os.Remove(at) }} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.detected(t, "yolo", digest)
+		if fault.ClassOf(err) != fault.Unavailable {
+			t.Fatalf("got %v", err)
+		}
+		if err := m.Stage("yolo", shelf{}).Probes[fault.DependencyOf(err)](t.Context()); err == nil {
+			t.Error("the probe finds nothing wrong")
+		}
+	}
+	if err := os.WriteFile(at, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.probe(t.Context(), "yolo"); err != nil {
+		t.Errorf("whole again, and the probe says %v", err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			if boxes, err := m.detected(t, "yolo", digest); err != nil || len(boxes) == 0 {
+				t.Errorf("%d boxes, %v", len(boxes), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // A version of which pages come before the look at it, and which is replaced in
 // the repository soon after, is done from the cache like any other.
 func TestVersionThatPagesBringIsKept(t *testing.T) {
