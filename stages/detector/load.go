@@ -115,6 +115,34 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 	return s, nil
 }
 
+// ahead prepares a model into the cache in a process of its own, so that loading it
+// afterwards takes a moment. It does nothing where there is no such process, or no
+// use of it: load prepares as well, and says what is wrong.
+func (l *loader) ahead(ctx context.Context) {
+	if l.child == "" || l.config.CacheDir == "" || l.provider() != manifest.CPU {
+		return
+	}
+	if source, err := digestOf(l.weights); err != nil || source != l.manifest.SHA256 {
+		return
+	}
+	if _, ok := trusted(preparedDir(l.config.CacheDir, l.manifest.SHA256), l.manifest.SHA256); ok {
+		return
+	}
+	staged, kept, err := l.stage()
+	if err != nil {
+		return
+	}
+	defer os.RemoveAll(staged) // at worst a folder stays in a cache
+	if err = l.fillInChild(ctx, staged); err != nil || kept == "" {
+		return
+	}
+	f, ok := trusted(staged, l.manifest.SHA256)
+	if !ok || keep(staged, kept) != nil {
+		return
+	}
+	l.log.Info("model prepared", slog.String("model", l.manifest.Name), slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
+}
+
 // better prepares a model, opens it and keeps it.
 func (l *loader) better(ctx context.Context) (*session.Session, error) {
 	staged, kept, err := l.stage()

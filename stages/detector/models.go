@@ -324,6 +324,12 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		v = known // it computes the same in the same way, and may be loaded: only labels or thresholds are new
 	}
 	if v != before {
+		// While it is prepared, which may take minutes, the others stay loaded.
+		ahead := &loader{config: m.config, manifest: v.Manifest, weights: v.Weights, log: m.log}
+		for _, option := range m.options {
+			option(ahead)
+		}
+		ahead.ahead(ctx)
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {
 			m.forgo(v, err)

@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
 )
 
@@ -45,6 +47,32 @@ func TestChildPrepares(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), c.CacheDir) {
 		t.Errorf("not from the cache: %s", log.String())
+	}
+}
+
+// A model that is taken up is prepared before any other has to make room for it.
+func TestPreparedBeforeItsRoomIsMade(t *testing.T) {
+	c := families(t, "yolo")
+	c.CacheDir = t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.DiscardHandler), InChild(self))
+	if err != nil {
+		t.Fatal(err)
+	}
+	load, entered := m.room.load, 0
+	m.room.load = func(ctx context.Context, v *version) (*Detector, error) {
+		entered++
+		if _, ok := trusted(preparedDir(c.CacheDir, v.Manifest.SHA256), v.Manifest.SHA256); !ok {
+			t.Error("not prepared when it came")
+		}
+		return load(ctx, v)
+	}
+	m.look(t.Context(), func(schemas.ModelAnnounced) {})
+	if err := errors.Join(m.Ready(), m.Close()); err != nil || entered != 1 {
+		t.Errorf("entered %d times, %v", entered, err)
 	}
 }
 
