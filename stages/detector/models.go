@@ -218,6 +218,7 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		return
 	}
 	if m.config.all() {
+		m.forget(changes)
 		for name := range changes {
 			if schemas.IsModelName(name) {
 				m.serve(name)
@@ -231,6 +232,16 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		m.lookAt(ctx, name, changes[name], tell)
 	}
 	m.room.tidy(unused, m.isCurrent)
+}
+
+// forget removes models that were found, never served, and are there no more.
+func (m *Models) forget(there map[string]string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.served, func(name string, s *served) bool {
+		_, still := there[name]
+		return !still && s.current == nil
+	})
 }
 
 // lookAt takes up one model, if it is another than it was.

@@ -533,6 +533,22 @@ func TestEveryModelOfTheRepository(t *testing.T) {
 	if m.Ready() != nil || !slices.Equal(told, []string{"yolo", "rtdetr_logits"}) || m.Alone() {
 		t.Errorf("told of %v; ready %v", told, m.Ready())
 	}
+	// What was put there by mistake is forgotten with its folder.
+	odd := filepath.Join(c.ModelsDir, "odd")
+	if err := errors.Join(os.Mkdir(odd, 0o700), os.WriteFile(filepath.Join(odd, "manifest.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	m.look(t)
+	if m.Ready() == nil {
+		t.Error("ready in spite of a broken model")
+	}
+	if err := os.RemoveAll(odd); err != nil {
+		t.Fatal(err)
+	}
+	m.look(t)
+	if err := m.Ready(); err != nil {
+		t.Errorf("removed, and %v", err)
+	}
 }
 
 // What could be loaded once and cannot be now is waited for.
