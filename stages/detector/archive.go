@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,6 +140,27 @@ func (a archive) find(name, digest string) (repository.Fetched, error) {
 		return repository.Fetched{}, fmt.Errorf("%w: %w", ErrModelAbsent, err)
 	}
 	return f, nil
+}
+
+// lately are the versions of a model, the one used last first.
+func (a archive) lately(name string) (kept []repository.Fetched) {
+	entries, err := os.ReadDir(filepath.Join(a.dir, name))
+	if a.dir == "" || err != nil {
+		return nil
+	}
+	last := map[string]time.Time{}
+	for _, e := range entries {
+		f, err := a.find(name, e.Name())
+		if err != nil {
+			continue // unfinished
+		}
+		if info, err := os.Stat(filepath.Join(a.of(name, f.Digest), manifest.File)); err == nil {
+			last[f.Digest] = info.ModTime()
+			kept = append(kept, f)
+		}
+	}
+	slices.SortFunc(kept, func(x, y repository.Fetched) int { return last[y.Digest].Compare(last[x.Digest]) })
+	return kept
 }
 
 // drop removes a version that cannot be served.

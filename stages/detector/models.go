@@ -275,6 +275,11 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		if news {
 			m.log.Error("model not loaded, looking again soon", slog.String("model", name), slog.Any("error", err))
 		}
+		if errors.Is(err, errNotLoaded) && aboutModel(err) {
+			if a := m.fallBack(ctx, s, name); a != nil {
+				tell(*a)
+			}
+		}
 	default:
 		m.log.Error("a model has changed and cannot be taken up; the one before is served on", slog.String("model", name), slog.Any("error", err))
 	}
@@ -282,6 +287,42 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		m.putOff(s, now, err)
 	}
 }
+
+// fallBack serves what was served before the version that lies in the repository
+// and does not work: a process that begins after a bad change does what those do
+// that had the version before. What is returned is to be told; nil where there is
+// none that works.
+func (m *Models) fallBack(ctx context.Context, s *served, name string) *schemas.ModelAnnounced {
+	_, broken, err := m.repository.Manifest(ctx, name)
+	if err != nil {
+		return nil
+	}
+	for i, f := range m.archive.lately(name) {
+		if i > fallBacks { // the broken one is among them
+			break
+		}
+		if f.Digest == broken {
+			continue
+		}
+		v := newVersion(f)
+		_, leave, err := m.room.enter(ctx, v)
+		if err != nil {
+			m.forgo(v, err)
+			continue
+		}
+		leave()
+		m.mu.Lock()
+		s.why, s.current, s.said, s.versions[f.Digest] = nil, v, &f.Manifest, v
+		m.mu.Unlock()
+		m.log.Warn("the version before is served, from the cache", slog.String("model", name), slog.String("digest", f.Digest))
+		a := announcement(f.Manifest, f.Digest, time.Now())
+		return &a
+	}
+	return nil
+}
+
+// fallBacks is how many versions are tried for one that works.
+const fallBacks = 3
 
 func (m *Models) noted(s *served, seen string) {
 	m.mu.Lock()

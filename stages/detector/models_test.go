@@ -499,6 +499,27 @@ func TestBrokenChange(t *testing.T) {
 	}
 }
 
+// A process that begins after a change to what does not work serves the version
+// before, from the cache, until the change is mended.
+func TestBeginsWithABrokenChange(t *testing.T) {
+	c := families(t, "yolo")
+	first := openModels(t, c).digest("yolo")
+	give(t, c.ModelsDir, "yolo", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+	m := openModels(t, c)
+	if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first {
+		t.Fatalf("ready %v, told %+v; %s", err, m.told, m.log)
+	}
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+	m.look(t)
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	if len(m.told) != 2 || m.digest("yolo") == first {
+		t.Errorf("mended, and told %+v", m.told)
+	}
+}
+
 // A model that is missing is named, with the reason, and the others are served.
 func TestReadyNamesWhatIsMissing(t *testing.T) {
 	c := families(t, "yolo")
