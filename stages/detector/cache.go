@@ -23,6 +23,7 @@ import (
 // name once its graph has been compared with the original on a page, so what is
 // there under its name may be trusted as long as it is undamaged.
 const (
+	preparedFolder  = "models" // of the cache
 	preparedGraph   = "graph.onnx"
 	preparedWeights = "graph.weights" // named within the graph: the files cannot be renamed
 	preparedFacts   = "facts.json"
@@ -46,7 +47,7 @@ type facts struct {
 
 // preparedDir is where a prepared model lies.
 func preparedDir(cache, source string) string {
-	return filepath.Join(cache, "models", fmt.Sprintf("%s-r%d.%d-ort%s-%s", source[:16], rewrite.Version, factsVersion, session.Version, session.Processor()))
+	return filepath.Join(cache, preparedFolder, fmt.Sprintf("%s-r%d.%d-ort%s-%s", source[:16], rewrite.Version, factsVersion, session.Version, session.Processor()))
 }
 
 // trusted says whether dir holds a model that was prepared from these weights,

@@ -37,6 +37,7 @@ type Models struct {
 	files      sync.Pool // *bytes.Buffer
 	log        *slog.Logger
 	keeping    sync.Mutex // one at a time writes into the archive
+	swept      time.Time  // when the cache was; Follow's alone
 
 	mu      sync.Mutex
 	library *session.Runtime // keeps ONNX Runtime loaded while no model is; nil until one was
@@ -148,7 +149,7 @@ func (m *Models) load(ctx context.Context, v *version) (*Detector, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.archive.used(v.Manifest.Name, v.Digest)
+	m.used(v.Fetched)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.library == nil {
@@ -232,6 +233,10 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		m.lookAt(ctx, name, changes[name], tell)
 	}
 	m.room.tidy(unused, m.isCurrent)
+	if time.Since(m.swept) > sweepEvery {
+		m.swept = time.Now()
+		m.sweepCache()
+	}
 }
 
 // forget removes models that were found, never served, and are there no more.
@@ -395,10 +400,9 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 	clear(s.unknown)
 	m.mu.Unlock()
 	if before != nil {
-		m.archive.used(name, before.Digest)
+		m.used(before.Fetched)
 		m.log.Info("model changed", slog.String("model", name), slog.String("digest", f.Digest), slog.String("before", before.Digest))
 	}
-	m.archive.sweep(name, archivedFor)
 	if !m.Alone() && v != before {
 		// It is known to work. It is loaded again when its first page comes.
 		m.room.tidy(0, func(other *version) bool { return other != v })

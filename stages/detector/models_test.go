@@ -673,6 +673,42 @@ func TestBrokenModelBesideAGoodOne(t *testing.T) {
 	}
 }
 
+// Of all that the cache keeps, what is served stays however long ago it was loaded,
+// and what was of no use for long goes.
+func TestCacheIsSwept(t *testing.T) {
+	c := families(t, "yolo")
+	c.CacheDir = t.TempDir()
+	m := openModels(t, c)
+	v := m.recall("yolo", "")
+	served := []string{filepath.Join(m.archive.of("yolo", v.Digest), "manifest.json"), preparedDir(c.CacheDir, v.Manifest.SHA256)}
+	useless := []string{filepath.Join(m.archive.of("gone", v.Digest), "manifest.json"), preparedDir(c.CacheDir, strings.Repeat("1", 64)),
+		filepath.Join(c.CacheDir, "weights", strings.Repeat("1", 64)+".onnx")}
+	for _, at := range useless {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	long := time.Now().Add(-2 * archivedFor)
+	for _, at := range slices.Concat(served, useless) {
+		if err := os.Chtimes(at, long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.look(t) // swept at the start, and not again
+	m.swept = time.Time{}
+	m.look(t)
+	for _, at := range served {
+		if _, err := os.Stat(at); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, at := range useless {
+		if _, err := os.Stat(at); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is there: %v", at, err)
+		}
+	}
+}
+
 func TestArchiveSweeps(t *testing.T) {
 	a := newArchive(t.TempDir())
 	long := time.Now().Add(-2 * archivedFor)

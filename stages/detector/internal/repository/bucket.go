@@ -15,6 +15,14 @@ import (
 	"leafcutter/stages/detector/internal/manifest"
 )
 
+// CachedFolder is where the cache has weights from S3.
+const CachedFolder = "weights"
+
+// Cached is where the cache has weights from S3 of this sha256, if it has them.
+func Cached(cache, sha256 string) string {
+	return filepath.Join(cache, CachedFolder, sha256+keptSuffix)
+}
+
 // bucket is a place below a prefix of an S3 bucket.
 type bucket struct {
 	store  *objectstore.Store
@@ -43,7 +51,7 @@ func openBucket(ctx context.Context, location string, cfg objectstore.Config, ca
 	if err != nil {
 		return nil, err
 	}
-	return &bucket{store: store, prefix: prefix, cache: filepath.Join(cache, "weights")}, nil
+	return &bucket{store: store, prefix: prefix, cache: filepath.Join(cache, CachedFolder)}, nil
 }
 
 func (b *bucket) close() { b.store.Close() }
