@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -60,6 +61,27 @@ func served(ctx context.Context, t *testing.T, p *pipeline.Pipeline, name, versi
 	return m
 }
 
+// planned waits until runs are planned for a version: the planner follows announcements by itself, and may be behind the API.
+func planned(ctx context.Context, t *testing.T, p *pipeline.Pipeline, m api.Model) {
+	t.Helper()
+	seed := 1000 * must(strconv.Atoi(m.Version))(t) // other documents than the test's
+	eventually(ctx, t, "runs are planned for version "+m.Version+" of "+m.Name, func() (bool, error) {
+		seed++
+		f := corpus.File{Name: fmt.Sprintf("planned%d.pdf", seed), Data: corpus.Report(1, seed)}
+		id := submit(ctx, t, p, f, client.Options{Models: []string{m.Name}})
+		digest := ""
+		eventually(ctx, t, "a run is planned", func() (bool, error) {
+			d, err := p.Client.Get(ctx, id)
+			if err != nil || len(d.Runs) == 0 {
+				return false, err
+			}
+			digest = d.Runs[0].ModelDigest
+			return digest != "", nil
+		})
+		return digest == m.Digest, nil
+	})
+}
+
 // A model is changed twice while pages are queued for it, and memory holds one version at a time. Every page is done, by
 // the version that its run was planned for.
 func TestModelIsSwappedUnderLoad(t *testing.T) {
@@ -77,6 +99,7 @@ func TestModelIsSwappedUnderLoad(t *testing.T) {
 		models.put(t, "yolo", version)
 		m := served(ctx, t, p, "yolo", fmt.Sprint(version))
 		keeps[m.Digest], since = version, append(since, *m.AnnouncedAt)
+		planned(ctx, t, p, m)
 		for i := range documents {
 			f := corpus.File{Name: fmt.Sprintf("v%d-%d.pdf", version, i), Data: corpus.Report(pages, 10*version+i)}
 			ids = append(ids, submit(ctx, t, p, f, client.Options{Models: []string{"yolo"}}))
