@@ -1,0 +1,189 @@
+package detector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"leafcutter/pkg/fault"
+	"leafcutter/stages/detector/internal/repository"
+)
+
+// What pages ask of Models: the version that their run was planned for, wherever it
+// is to be had, and loaded.
+
+// asking is one look into the repository: when it was, and what was there.
+type asking struct {
+	at     time.Time
+	digest string
+}
+
+// recall is the version of a model that is known by a digest, "" for the current
+// one; nil where it would have to be looked for.
+func (m *Models) recall(name, digest string) *version {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.served[name]
+	switch {
+	case s == nil:
+		return nil
+	case digest == "":
+		return s.current
+	default:
+		return s.versions[digest]
+	}
+}
+
+// find is the version that a run was planned for: one that was served before,
+// here or by another detector, or one that the repository has got since the last
+// look at it. Errors are classed.
+func (m *Models) find(ctx context.Context, name, digest string) (*version, error) {
+	if v := m.recall(name, digest); v != nil {
+		return v, nil
+	}
+	m.mu.Lock()
+	s := m.served[name]
+	m.mu.Unlock()
+	if s == nil {
+		return nil, fault.Permanentf(CodeModelChanged, "the run is for model %s, which this detector does not serve: submit the document again", name)
+	}
+	f, err := m.archive.find(name, digest)
+	if err != nil {
+		select { // one looks for all pages that ask at once
+		case s.asking <- struct{}{}:
+			defer func() { <-s.asking }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if v := m.recall(name, digest); v != nil {
+			return v, nil
+		}
+		if f, err = m.another(ctx, s, name, digest); err != nil {
+			return nil, err
+		}
+		// The next version may be in its place before this one is taken up.
+		f, _ = m.keep(f) // an error is logged, and the file is still there
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.versions[digest] == nil {
+		s.versions[digest] = newVersion(f)
+	}
+	return s.versions[digest], nil
+}
+
+// another looks into the repository for a digest that was never served here. Its
+// error is permanent only where the manifest was read and is another's; one that is
+// missing, half copied or away is waited for.
+func (m *Models) another(ctx context.Context, s *served, name, digest string) (f repository.Fetched, err error) {
+	m.mu.Lock()
+	asked := s.unknown[digest]
+	m.mu.Unlock()
+	wait := func(err error) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(s.sought) > 100 { // records can name what they like
+			clear(s.sought)
+		}
+		s.sought[digest] = true
+		return fault.AsUnavailable(modelDependency, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err))
+	}
+	now := asked.digest
+	if time.Since(asked.at) > retrying {
+		if _, now, err = m.repository.Manifest(ctx, name); err != nil {
+			return f, wait(err)
+		}
+		if now == digest {
+			if f, err = m.repository.Fetch(ctx, name); err != nil {
+				return f, wait(err)
+			}
+			now = f.Digest // it may have been replaced meanwhile
+		}
+		if now == digest {
+			return f, nil
+		}
+		m.mu.Lock()
+		if len(s.unknown) > 100 {
+			clear(s.unknown)
+		}
+		s.unknown[digest] = asking{time.Now(), now}
+		m.mu.Unlock()
+	}
+	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept here; the repository has digest %s: submit the document again",
+		name, digest, now)
+}
+
+// forgo drops what is archived of a version whose weights were found to be others.
+// Any other error may pass: ONNX Runtime says that it does not accept a model when
+// memory or threads are wanting too.
+func (m *Models) forgo(v *version, err error) {
+	if errors.Is(err, ErrModelDigest) && v.Weights == m.archive.weights(v.Manifest.Name, v.Digest) {
+		m.archive.drop(v.Manifest.Name, v.Digest)
+	}
+}
+
+// enter is the room's. Errors are classed: what could be loaded once is waited
+// for, unless its weights are gone.
+func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
+	d, leave, err := m.room.enter(ctx, v)
+	name := v.Manifest.Name
+	if err != nil && ctx.Err() == nil && aboutModel(err) {
+		if f, e := m.archive.find(name, v.Digest); e == nil && f.Weights != v.Weights {
+			// It was to be loaded from the repository, where it is no more.
+			v = newVersion(f)
+			m.mu.Lock()
+			m.served[name].versions[v.Digest] = v
+			m.mu.Unlock()
+			d, leave, err = m.room.enter(ctx, v)
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return d, leave, err
+	}
+	m.forgo(v, err)
+	gone := (errors.Is(err, ErrModelDigest) || errors.Is(err, ErrModelAbsent)) && !m.isCurrent(v)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if gone {
+		delete(m.served[name].versions, v.Digest)
+		return nil, nil, fault.AsPermanent(CodeModelChanged, fmt.Errorf("the run is for model %s, digest %s, which is served no more: submit the document again: %w", name, v.Digest, err))
+	}
+	m.served[name].broken[v] = err
+	m.log.Error("model not loaded, its pages wait", slog.String("model", name), slog.String("digest", v.Digest), slog.Any("error", err))
+	return nil, nil, fault.AsUnavailable(modelDependency, err)
+}
+
+// modelDependency is the name under which a version that cannot be loaded for
+// now is waited for.
+const modelDependency = "model"
+
+// probe tries the versions of a model again that could not be looked for or loaded.
+func (m *Models) probe(ctx context.Context, name string) error {
+	m.mu.Lock()
+	sought := slices.Collect(maps.Keys(m.served[name].sought))
+	broken := slices.Collect(maps.Keys(m.served[name].broken))
+	m.mu.Unlock()
+	for _, digest := range sought {
+		if _, err := m.find(ctx, name, digest); err != nil && fault.ClassOf(err) != fault.Permanent {
+			return err
+		}
+		m.mu.Lock()
+		delete(m.served[name].sought, digest)
+		m.mu.Unlock()
+	}
+	for _, v := range broken {
+		_, leave, err := m.room.enter(ctx, v)
+		if err != nil {
+			return err
+		}
+		leave()
+		m.mu.Lock()
+		delete(m.served[name].broken, v)
+		m.mu.Unlock()
+	}
+	return nil
+}
