@@ -1,18 +1,16 @@
 package detector
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"leafcutter/stages/detector/internal/manifest"
 	"leafcutter/stages/detector/internal/rewrite"
 	"leafcutter/stages/detector/internal/session"
 )
@@ -62,7 +60,7 @@ func trusted(dir, source string) (f facts, ok bool) {
 		return f, false
 	}
 	for name, want := range f.Files {
-		if got, err := digestOf(filepath.Join(dir, filepath.Base(name))); err != nil || got != want {
+		if got, err := manifest.FileDigest(filepath.Join(dir, filepath.Base(name))); err != nil || got != want {
 			return f, false
 		}
 	}
@@ -93,7 +91,7 @@ func sweep(models string, age time.Duration) {
 func (f facts) write(dir string) error {
 	f.Files = make(map[string]string)
 	for _, name := range []string{preparedGraph, preparedWeights} {
-		sum, err := digestOf(filepath.Join(dir, name))
+		sum, err := manifest.FileDigest(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) && name == preparedWeights {
 			continue // a model without large tensors has none
 		}
@@ -123,18 +121,4 @@ func keep(staged, dir string) error {
 		return fmt.Errorf("keep prepared model: %w", err)
 	}
 	return nil
-}
-
-// digestOf is a file's sha256 in lower-case hex.
-func digestOf(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -59,7 +59,7 @@ func newLoader(c Config, fetched repository.Fetched) (*loader, error) {
 // load checks the weights and opens the fastest graph for them that is known
 // to compute the same.
 func (l *loader) load(ctx context.Context) (*session.Session, error) {
-	source, err := digestOf(l.weights)
+	source, err := manifest.FileDigest(l.weights)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrModelAbsent, l.weights)
 	}
@@ -122,7 +122,7 @@ func (l *loader) ahead(ctx context.Context) {
 	if l.child == "" || l.config.CacheDir == "" || l.provider() != manifest.CPU {
 		return
 	}
-	if source, err := digestOf(l.weights); err != nil || source != l.manifest.SHA256 {
+	if source, err := manifest.FileDigest(l.weights); err != nil || source != l.manifest.SHA256 {
 		return
 	}
 	if _, ok := trusted(preparedDir(l.config.CacheDir, l.manifest.SHA256), l.manifest.SHA256); ok {

@@ -54,7 +54,7 @@ func (t *modelTool) drafted(file string) (manifest.Manifest, error) {
 	if m.Classes, err = readClasses(t.classes, file, known); err != nil {
 		return m, err
 	}
-	if m.SHA256, err = digestOf(file); err != nil {
+	if m.SHA256, err = manifest.FileDigest(file); err != nil {
 		return m, fmt.Errorf("read weights: %w", err)
 	}
 	if m.Name, err = t.named(file); err != nil {

@@ -5,13 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -171,105 +169,6 @@ func TestSeveralModels(t *testing.T) {
 	}
 }
 
-// Where memory holds one model, they take turns, whatever order pages come in,
-// and none is lost or done by another than its own.
-func TestModelsTakeTurns(t *testing.T) {
-	c := families(t, "yolo", "rtdetr_logits")
-	c.Memory, c.Pages = 1, 4
-	m := openModels(t, c)
-	m.room.turn, m.room.idle = 200*time.Millisecond, 200*time.Millisecond
-	old := m.digest("yolo")
-	give(t, c.ModelsDir, "yolo", floor(0.95))
-	m.look(t)
-	kinds := [][2]string{{"yolo", old}, {"yolo", m.digest("yolo")}, {"rtdetr_logits", m.digest("rtdetr_logits")}}
-	want := make([]int, len(kinds))
-	for i, k := range kinds {
-		boxes, err := m.detected(t, k[0], k[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		want[i] = len(boxes)
-	}
-	if want[0] <= want[1] || want[1] == 0 {
-		t.Fatalf("the versions cannot be told apart: %v boxes", want)
-	}
-	unloaded := func() int { return strings.Count(m.log.String(), "model unloaded") }
-	before, began := unloaded(), time.Now()
-	var wg sync.WaitGroup
-	const each = 40
-	for i, k := range kinds {
-		for range 2 {
-			wg.Go(func() {
-				for range each {
-					boxes, err := m.detected(t, k[0], k[1])
-					if err != nil || len(boxes) != want[i] {
-						t.Errorf("%v: %d boxes, want %d: %v", k, len(boxes), want[i], err)
-						return
-					}
-				}
-			})
-		}
-	}
-	wg.Wait()
-	if got := len(m.loaded()); got != 1 {
-		t.Errorf("%d models in memory for one", got)
-	}
-	// Nobody has to go before its turn is over or it has been idle for as long; the
-	// first may have had its turn before.
-	took := time.Since(began)
-	if n, most := unloaded()-before, int(took/m.room.turn)+2; n < 2 || n > most {
-		t.Errorf("%d times unloaded in %v for %d pages of three versions, want 2 to %d", n, took, 2*each*len(kinds), most)
-	}
-}
-
-// Pages of a version that has to wait are put off, and hold no worker.
-func TestHeldUntilItsTurn(t *testing.T) {
-	c := families(t, "yolo", "rtdetr_logits")
-	c.Memory = 1
-	m := openModels(t, c)
-	m.room.turn, m.room.idle = time.Hour, time.Hour
-	d, leave, err := m.enter(t.Context(), m.recall("yolo", ""))
-	if err != nil || d == nil {
-		t.Fatal(err)
-	}
-	hold := func(name string) time.Duration {
-		return m.Stage(name, shelf{}).Hold(record(t, pageFor(name, m.digest(name))))
-	}
-	if yolo, other := hold("yolo"), hold("rtdetr_logits"); yolo != 0 || other <= 0 {
-		t.Errorf("held for %v and %v", yolo, other)
-	}
-	m.room.mu.Lock()
-	m.room.turn = 0
-	m.room.mu.Unlock()
-	if other := hold("rtdetr_logits"); other != 0 {
-		t.Errorf("held for %v after the other's turn", other)
-	}
-	// It waits for the page in work, and no longer.
-	entered := make(chan error, 1)
-	go func() {
-		_, leave, err := m.enter(context.Background(), m.recall("rtdetr_logits", ""))
-		if err == nil {
-			leave()
-		}
-		entered <- err
-	}()
-	for hold("yolo") == 0 { // until it is told to leave
-		time.Sleep(time.Millisecond)
-	}
-	select {
-	case err := <-entered:
-		t.Fatalf("entered while a page was in work: %v", err)
-	default:
-	}
-	leave()
-	if err := <-entered; err != nil {
-		t.Fatal(err)
-	}
-	if h := m.Stage("yolo", shelf{}).Hold(record(t, pageFor("yolo", "unknown"))); h != 0 {
-		t.Errorf("an unknown digest is held for %v", h)
-	}
-}
-
 func TestModelChanges(t *testing.T) {
 	c := families(t, "yolo")
 	m := openModels(t, c)
@@ -330,133 +229,6 @@ func TestModelChanges(t *testing.T) {
 	}
 	if !strings.Contains(m.log.String(), "no longer in the repository") {
 		t.Errorf("log: %s", m.log)
-	}
-}
-
-// A process that begins after the change does the pages of the version before
-// from the cache; without it they fail.
-func TestVersionBeforeIsKept(t *testing.T) {
-	c := families(t, "yolo")
-	first := openModels(t, c).digest("yolo")
-	give(t, c.ModelsDir, "yolo", floor(0.95))
-	m := openModels(t, c)
-	if m.digest("yolo") == first {
-		t.Fatal("not changed")
-	}
-	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
-	}
-	m.room.tidy(0, func(*version) bool { return false })
-
-	kept := filepath.Join(c.CacheDir, "versions", "yolo", first)
-	if err := os.WriteFile(filepath.Join(kept, archivedWeights), []byte("damaged"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if _, err := m.detected(t, "yolo", first); fault.CodeOf(err) != CodeModelChanged || fault.ClassOf(err) != fault.Permanent {
-			t.Errorf("damaged: %v", err)
-		}
-	}
-	if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the damaged version stays: %v", err)
-	}
-}
-
-// Another detector may have taken up a version, and runs be planned for it,
-// before this one has looked.
-func TestVersionThatIsNewerThanTheLastLook(t *testing.T) {
-	c := families(t, "yolo")
-	m := openModels(t, c)
-	give(t, c.ModelsDir, "yolo", floor(0.95))
-	other := c
-	other.CacheDir = t.TempDir()
-	digest := openModels(t, other).digest("yolo")
-	if boxes, err := m.detected(t, "yolo", digest); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
-	}
-}
-
-// A manifest that is missing or half copied says nothing of the version that a page
-// asks for: it is waited for.
-func TestVersionWhoseManifestCannotBeRead(t *testing.T) {
-	c := families(t, "yolo")
-	m := openModels(t, c)
-	give(t, c.ModelsDir, "yolo", floor(0.95))
-	other := c
-	other.CacheDir = t.TempDir()
-	digest := openModels(t, other).digest("yolo")
-	at := filepath.Join(c.ModelsDir, "yolo", "manifest.json")
-	whole := read(t, at)
-	for _, change := range []func() error{func() error { return os.WriteFile(at, whole[:len(whole)/2], 0o600) }, func() error { return os.Remove(at) }} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
-		_, err := m.detected(t, "yolo", digest)
-		if fault.ClassOf(err) != fault.Unavailable {
-			t.Fatalf("got %v", err)
-		}
-		if err := m.Stage("yolo", shelf{}).Probes[fault.DependencyOf(err)](t.Context()); err == nil {
-			t.Error("the probe finds nothing wrong")
-		}
-	}
-	if err := os.WriteFile(at, whole, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.probe(t.Context(), "yolo"); err != nil {
-		t.Errorf("whole again, and the probe says %v", err)
-	}
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			if boxes, err := m.detected(t, "yolo", digest); err != nil || len(boxes) == 0 {
-				t.Errorf("%d boxes, %v", len(boxes), err)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// A version of which pages come before the look at it, and which is replaced in
-// the repository soon after, is done from the cache like any other.
-func TestVersionThatPagesBringIsKept(t *testing.T) {
-	for _, looks := range []bool{true, false} {
-		c := families(t, "yolo")
-		m := openModels(t, c)
-		give(t, c.ModelsDir, "yolo", floor(0.95))
-		other := c
-		other.CacheDir = t.TempDir()
-		digest := openModels(t, other).digest("yolo")
-		want, err := m.detected(t, "yolo", digest)
-		if err != nil || len(want) == 0 {
-			t.Fatalf("%d boxes, %v", len(want), err)
-		}
-		if looks {
-			m.look(t)
-		}
-		give(t, c.ModelsDir, "yolo", floor(0.9))
-		// Its weights are another's now.
-		if err := os.WriteFile(filepath.Join(c.ModelsDir, "yolo", "model.onnx"), []byte("others"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		m.look(t)
-		m.room.tidy(0, func(*version) bool { return false })
-		if boxes, err := m.detected(t, "yolo", digest); err != nil || !slices.Equal(boxes, want) {
-			t.Errorf("taken up %v: %d boxes, %v", looks, len(boxes), err)
-		}
-	}
-}
-
-// Where a version was not archived when its first page came but was later, it is
-// loaded from there.
-func TestVersionIsLookedForInTheArchiveAgain(t *testing.T) {
-	c := families(t, "yolo")
-	m := openModels(t, c)
-	v := m.recall("yolo", "")
-	astray := newVersion(v.Fetched)
-	astray.Weights = filepath.Join(t.TempDir(), "gone.onnx")
-	m.served["yolo"].versions[v.Digest] = astray
-	if boxes, err := m.detected(t, "yolo", v.Digest); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
 	}
 }
 
@@ -572,54 +344,6 @@ func TestEveryModelOfTheRepository(t *testing.T) {
 	}
 }
 
-// What could be loaded once and cannot be now is waited for.
-func TestModelThatCannotBeLoadedAgain(t *testing.T) {
-	c := families(t, "yolo", "rtdetr_logits")
-	m := openModels(t, c)
-	load, away := m.room.load, errors.New("no memory")
-	m.room.load = func(context.Context, *version) (*Detector, error) { return nil, away }
-	_, err := m.detected(t, "yolo", m.digest("yolo"))
-	if fault.ClassOf(err) != fault.Unavailable || !errors.Is(err, away) {
-		t.Fatalf("got %v", err)
-	}
-	probe := m.Stage("yolo", shelf{}).Probes[fault.DependencyOf(err)]
-	if err := probe(t.Context()); !errors.Is(err, away) {
-		t.Errorf("the probe says %v", err)
-	}
-	m.room.load = load
-	if err := probe(t.Context()); err != nil {
-		t.Errorf("the probe says %v", err)
-	}
-	if boxes, err := m.detected(t, "yolo", m.digest("yolo")); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
-	}
-}
-
-// ONNX Runtime says of a model that it is not accepted when memory is wanting too:
-// a version before is waited for, and stays archived.
-func TestVersionThatIsNotAcceptedForNow(t *testing.T) {
-	c := families(t, "yolo")
-	m := openModels(t, c)
-	first := m.digest("yolo")
-	give(t, c.ModelsDir, "yolo", floor(0.95))
-	m.look(t)
-	m.room.tidy(0, func(*version) bool { return false })
-	load := m.room.load
-	m.room.load = func(context.Context, *version) (*Detector, error) {
-		return nil, fmt.Errorf("%w: std::bad_alloc", ErrModelInvalid)
-	}
-	if _, err := m.detected(t, "yolo", first); fault.ClassOf(err) != fault.Unavailable {
-		t.Errorf("got %v", err)
-	}
-	m.room.load = load
-	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
-	}
-	if _, err := os.Stat(m.archive.weights("yolo", first)); err != nil {
-		t.Error(err)
-	}
-}
-
 // What keeps a version from being loaded passes without anybody touching the
 // manifest, and until then each try comes later than the one before.
 func TestChangeThatCannotBeLoadedForNow(t *testing.T) {
@@ -670,79 +394,5 @@ func TestBrokenModelBesideAGoodOne(t *testing.T) {
 	m.look(t)
 	if err := m.Ready(); err != nil {
 		t.Errorf("mended, and %v", err)
-	}
-}
-
-// Of all that the cache keeps, what is served stays however long ago it was loaded,
-// and what was of no use for long goes.
-func TestCacheIsSwept(t *testing.T) {
-	c := families(t, "yolo")
-	c.CacheDir = t.TempDir()
-	m := openModels(t, c)
-	v := m.recall("yolo", "")
-	served := []string{filepath.Join(m.archive.of("yolo", v.Digest), "manifest.json"), preparedDir(c.CacheDir, v.Manifest.SHA256)}
-	useless := []string{filepath.Join(m.archive.of("gone", v.Digest), "manifest.json"), preparedDir(c.CacheDir, strings.Repeat("1", 64)),
-		filepath.Join(c.CacheDir, "weights", strings.Repeat("1", 64)+".onnx")}
-	for _, at := range useless {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, nil, 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	long := time.Now().Add(-2 * archivedFor)
-	for _, at := range slices.Concat(served, useless) {
-		if err := os.Chtimes(at, long, long); err != nil {
-			t.Fatal(err)
-		}
-	}
-	m.look(t) // swept at the start, and not again
-	m.swept = time.Time{}
-	m.look(t)
-	for _, at := range served {
-		if _, err := os.Stat(at); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, at := range useless {
-		if _, err := os.Stat(at); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is there: %v", at, err)
-		}
-	}
-}
-
-func TestArchiveSweeps(t *testing.T) {
-	a := newArchive(t.TempDir())
-	long := time.Now().Add(-2 * archivedFor)
-	for i, name := range []string{"old", "young", unfinished + "old"} {
-		dir := a.of("m", name)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if i < 2 {
-			if err := os.WriteFile(filepath.Join(dir, "manifest.json"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if name != "young" {
-			for _, path := range []string{filepath.Join(dir, "manifest.json"), dir} {
-				if err := os.Chtimes(path, long, long); err != nil && !errors.Is(err, os.ErrNotExist) {
-					t.Fatal(err)
-				}
-			}
-		}
-	}
-	a.sweep("m", archivedFor)
-	a.sweep("absent", archivedFor)
-	left, err := os.ReadDir(filepath.Join(a.dir, "m"))
-	if err != nil || len(left) != 1 || left[0].Name() != "young" {
-		t.Errorf("left %v, %v", left, err)
-	}
-	for _, odd := range [][2]string{{"../m", strings.Repeat("0", 64)}, {"m", "young"}, {"m", "../m/young"}, {"", ""}} {
-		if f, err := a.find(odd[0], odd[1]); !errors.Is(err, ErrModelAbsent) {
-			t.Errorf("%v found %+v, %v", odd, f, err)
-		}
-	}
-	archive{}.sweep("m", 0)
-	if _, err := (archive{}).find("m", fmt.Sprintf("%064d", 0)); !errors.Is(err, ErrModelAbsent) {
-		t.Errorf("without a cache: %v", err)
 	}
 }

@@ -107,7 +107,7 @@ func (b *bucket) holds(ctx context.Context, name, file string) (bool, error) {
 // forget.
 func (b *bucket) weights(ctx context.Context, name, file, want string) (string, error) {
 	at := filepath.Join(b.cache, want+keptSuffix)
-	if got, err := digestOf(at); err == nil && got == want {
+	if got, err := manifest.FileDigest(at); err == nil && got == want {
 		return at, nil
 	}
 	b.tidy()
@@ -133,7 +133,7 @@ func (b *bucket) weights(ctx context.Context, name, file, want string) (string, 
 	if err := write(staged, 0o644, body); err != nil {
 		return "", fmt.Errorf("fetch %s: %w", b.uri(name, file), err)
 	}
-	got, err := digestOf(staged)
+	got, err := manifest.FileDigest(staged)
 	if err != nil {
 		return "", fmt.Errorf("fetch %s: %w", b.uri(name, file), err)
 	}

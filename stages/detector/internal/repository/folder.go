@@ -96,7 +96,7 @@ func (f folder) holds(_ context.Context, name, file string) (bool, error) {
 
 func (f folder) weights(_ context.Context, name, file, want string) (string, error) {
 	at := f.path(name, file)
-	got, err := digestOf(at)
+	got, err := manifest.FileDigest(at)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", fmt.Errorf("%w: there is no %s: run make deps, or set LEAFCUTTER_MODELS_DIR to where the models are", ErrAbsent, at)
 	}

@@ -13,11 +13,8 @@ package repository
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path"
@@ -228,7 +225,7 @@ func (r *Repository) Add(ctx context.Context, m manifest.Manifest, weights strin
 	if err := m.Validate(); err != nil {
 		return m, fmt.Errorf("%w:\n%w", ErrInvalid, err)
 	}
-	if sum, err := digestOf(weights); err != nil {
+	if sum, err := manifest.FileDigest(weights); err != nil {
 		return m, fmt.Errorf("read weights: %w", err)
 	} else if sum != m.SHA256 {
 		return m, fmt.Errorf("%w: %s is %s, its manifest says %s", ErrDigest, weights, sum, m.SHA256)
@@ -309,17 +306,3 @@ func (r *Repository) sweep(ctx context.Context, name string, still ...string) er
 
 // isWeights says whether a file's name is that of a model.
 func isWeights(name string) bool { return path.Ext(name) == ".onnx" }
-
-// digestOf is a file's sha256 in lower-case hex.
-func digestOf(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
