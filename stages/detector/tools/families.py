@@ -277,12 +277,12 @@ class Builder:
         save(m, str(path))
 
 
-def yolo_cells(b, w, h, classes):
-    """[1, 4 + classes, cells] as the head of YOLO v8 gives it."""
+def yolo_cells(b, w, h, classes, pages=1):
+    """[pages, 4 + classes, cells] as the head of YOLO v8 gives it; 0 for as many pages as there are."""
     heads = []
     for s in (8, 16, 32):
         gw, gh = w // s, h // s
-        box, scores = b("Split", b("Reshape", b.features("images", s, 4 + classes), b.ints(1, 4 + classes, gw * gh)), b.ints(4, classes), axis=1, outs=2)
+        box, scores = b("Split", b("Reshape", b.features("images", s, 4 + classes), b.ints(pages, 4 + classes, gw * gh)), b.ints(4, classes), axis=1, outs=2)
         sides = b("Mul", b("Sigmoid", box), b.const([[s * 2], [s * 2], [s * 8], [s * 4]]))
         gy, gx = np.mgrid[0:gh, 0:gw]
         grid = b.const([(gx.ravel() * s), (gy.ravel() * s), np.zeros(gw * gh), np.zeros(gw * gh)])
@@ -314,10 +314,19 @@ def build_yolo_end_to_end(path):
                     ["text", "title", "table"], nms={"iou": 1})
 
 
-def queries(b, image, w, h, classes):
-    """logits [1, queries, classes] and boxes [1, queries, 4], a query for each square of 16 pixels."""
+def build_yolo_batch(path):
+    """As Ultralytics exports it with dynamic=True, but for the size."""
+    b, w, h = Builder(1), 128, 160
+    b("Concat", *yolo_cells(b, w, h, 3, 0), axis=2, out="output0")
+    b.save(path, [("images", "f", ["batch", 3, h, w])], [("output0", "f", ["batch", 7, "anchors"])])
+    return manifest("yolo", {"name": "images", "width": w, "height": h, "channels": "rgb"}, {"output": "output0"}, ["text", "title", "table"],
+                    score_floor=0.8, thresholds={"*": 0.9}, nms={"iou": 0.3, "cross_class_iou": 0.5})
+
+
+def queries(b, image, w, h, classes, pages=1):
+    """logits [pages, queries, classes] and boxes [pages, queries, 4], a query for each square of 16 pixels."""
     n = w * h // 256
-    x = b("Transpose", b("Reshape", b.features(image, 16, classes + 4), b.ints(1, classes + 4, n)), perm=[0, 2, 1])
+    x = b("Transpose", b("Reshape", b.features(image, 16, classes + 4), b.ints(pages, classes + 4, n)), perm=[0, 2, 1])
     logits, box = b("Split", x, b.ints(classes, 4), axis=2, outs=2)
     gy, gx = np.mgrid[0 : h // 16, 0 : w // 16]
     grid = np.column_stack([gx.ravel() * 16 / w, gy.ravel() * 16 / h, np.zeros(n), np.zeros(n)])[None]
@@ -333,13 +342,16 @@ def build_rtdetr_logits(path):
                     ["text", "title", "table", "figure"], nms={"iou": 1})
 
 
-def build_rtdetr_labels(path):
+def build_rtdetr_labels(path, pages=1):
     b, w, h = Builder(4), 128, 128
-    logits, boxes, n = queries(b, "images", w, h, 4)
-    top, at = b("TopK", b("Reshape", b("Sigmoid", logits), b.ints(1, n * 4)), b.ints(n), axis=1, outs=2)
+    logits, boxes, n = queries(b, "images", w, h, 4, pages)
+    top, at = b("TopK", b("Reshape", b("Sigmoid", logits), b.ints(pages, n * 4)), b.ints(n), axis=1, outs=2)
     b("Identity", top, out="scores")
     b("Mod", at, b.ints(4), out="labels")
-    xywh = b("Gather", boxes, b("Squeeze", b("Div", at, b.ints(4)), b.ints(0)), axis=1)
+    if pages == 1:
+        xywh = b("Gather", boxes, b("Squeeze", b("Div", at, b.ints(4)), b.ints(0)), axis=1)
+    else:
+        xywh = b("GatherElements", boxes, b("Tile", b("Unsqueeze", b("Div", at, b.ints(4)), b.ints(2)), b.ints(1, 1, 4)), axis=1)
     xy, wh = b("Split", xywh, b.ints(2, 2), axis=2, outs=2)
     half = b("Mul", wh, b.const(0.5))
     size = b("Unsqueeze", b("Cast", b("Concat", "orig_target_sizes", "orig_target_sizes", axis=1), to=1), b.ints(1))
@@ -383,7 +395,8 @@ def models():
     import onnxruntime
     to = here / "../testdata/families"
     for name, build in {"yolo": build_yolo, "yolo_end_to_end": build_yolo_end_to_end, "rtdetr_logits": build_rtdetr_logits,
-                        "rtdetr_labels": build_rtdetr_labels, "faster_rcnn": build_rcnn, "mask_rcnn": lambda p: build_rcnn(p, masks=True)}.items():
+                        "rtdetr_labels": build_rtdetr_labels, "yolo_batch": build_yolo_batch,
+                        "rtdetr_batch": lambda p: build_rtdetr_labels(p, pages=0), "faster_rcnn": build_rcnn, "mask_rcnn": lambda p: build_rcnn(p, masks=True)}.items():
         path = to / name / "model.onnx"
         m = build(path)
         m.update(name=name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -129,16 +129,24 @@ func valueOf(t Tensor) (ort.Value, error) {
 func (s *Slot) take(values []ort.Value) error {
 	s.Outputs, s.out = s.Outputs[:0], values
 	for _, v := range values {
-		switch v := v.(type) {
-		case *ort.Tensor[float32]:
-			s.Outputs = append(s.Outputs, Tensor{Shape: v.GetShape(), Data: v.GetData()})
-		case *ort.Tensor[int64]:
-			s.Outputs = append(s.Outputs, Tensor{Shape: v.GetShape(), Ints: v.GetData()})
-		default:
-			return fmt.Errorf("an output is neither float32 nor int64 but %T", v)
+		t, err := tensorOf(v)
+		if err != nil {
+			return err
 		}
+		s.Outputs = append(s.Outputs, t)
 	}
 	return nil
+}
+
+// tensorOf is a value of the runtime, which it aliases.
+func tensorOf(v ort.Value) (Tensor, error) {
+	switch v := v.(type) {
+	case *ort.Tensor[float32]:
+		return Tensor{Shape: v.GetShape(), Data: v.GetData()}, nil
+	case *ort.Tensor[int64]:
+		return Tensor{Shape: v.GetShape(), Ints: v.GetData()}, nil
+	}
+	return Tensor{}, fmt.Errorf("a tensor is neither of float32 nor of int64 but %T", v)
 }
 
 // Forget gives back the outputs that the runtime allocated. It is to be called
