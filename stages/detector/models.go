@@ -29,6 +29,7 @@ type Models struct {
 	config     Config // resolved
 	repository *repository.Repository
 	archive    archive
+	shared     *repository.Versions // nil where there is no store for them
 	room       *room
 	options    []Option
 	runs       chan struct{} // shared by all
@@ -49,6 +50,8 @@ type served struct {
 	why      error              // why no version of it is served; nil for one that is
 	current  *version           // that runs are to be planned for; nil where none is served yet
 	said     *manifest.Manifest // as it was last told
+	shared   time.Time          // when the current version was last kept in the store that all have
+	unshared error              // why that could not be
 	seen     string             // what the repository's listing had when it was taken up
 	tried    string             // what it had when it could not be loaded
 	again    time.Time          // when that is to be tried again
@@ -226,9 +229,11 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		m.lookAt(ctx, name, changes[name], tell)
 	}
 	m.room.tidy(unused, m.isCurrent)
-	if time.Since(m.swept) > sweepEvery {
+	m.shareAgain(ctx)
+	if time.Since(m.swept) > sweepEvery && ctx.Err() == nil {
 		m.swept = time.Now()
 		m.sweepCache()
+		m.sweepShared(ctx)
 	}
 }
 
@@ -387,6 +392,7 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		}
 		leave()
 	}
+	m.share(ctx, s, kept) // before runs can be planned for it
 	m.mu.Lock()
 	s.why, s.current, s.said = nil, v, &f.Manifest
 	s.versions[f.Digest] = v

@@ -76,9 +76,10 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 	return s.versions[digest], nil
 }
 
-// another looks into the repository for a digest that was never served here. Its
-// error is permanent only where the manifest was read and is another's; one that is
-// missing, half copied or away is waited for.
+// another looks for a digest that was never served here, in the store that all
+// detectors keep theirs in and in the repository. Its error is permanent only where
+// the store has none, and the repository's manifest was read and is another's; one
+// that is missing, half copied or away is waited for.
 func (m *Models) another(ctx context.Context, s *served, name, digest string) (f repository.Fetched, err error) {
 	m.mu.Lock()
 	asked := s.unknown[digest]
@@ -94,6 +95,13 @@ func (m *Models) another(ctx context.Context, s *served, name, digest string) (f
 	}
 	now := asked.digest
 	if time.Since(asked.at) > retrying {
+		f, err = m.fromShared(ctx, name, digest)
+		switch {
+		case err == nil:
+			return f, nil
+		case !aboutModel(err):
+			return f, wait(err)
+		}
 		if _, now, err = m.repository.Manifest(ctx, name); err != nil {
 			return f, wait(err)
 		}
@@ -113,7 +121,7 @@ func (m *Models) another(ctx context.Context, s *served, name, digest string) (f
 		s.unknown[digest] = asking{time.Now(), now}
 		m.mu.Unlock()
 	}
-	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept here; the repository has digest %s: submit the document again",
+	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept in S3 or here; the repository has digest %s: submit the document again",
 		name, digest, now)
 }
 
@@ -127,25 +135,24 @@ func (m *Models) forgo(v *version, err error) {
 }
 
 // enter is the room's. Errors are classed: what could be loaded once is waited
-// for, unless its weights are gone.
+// for, unless its weights are gone, here and wherever else they could be.
 func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
-	d, leave, err := m.room.enter(ctx, v)
 	name := v.Manifest.Name
-	if err != nil && ctx.Err() == nil && aboutModel(err) {
-		if f, e := m.archive.find(name, v.Digest); e == nil && f.Weights != v.Weights {
-			// It was to be loaded from the repository, where it is no more.
-			v = newVersion(f)
-			m.mu.Lock()
-			m.served[name].versions[v.Digest] = v
-			m.mu.Unlock()
+	d, leave, err := m.room.enter(ctx, v)
+	gone := astray(err)
+	if gone && ctx.Err() == nil {
+		m.forgo(v, err)
+		again, missing := m.again(ctx, v)
+		if missing == nil {
+			v = again
 			d, leave, err = m.room.enter(ctx, v)
 		}
+		// A store that is away says nothing of what it has.
+		gone = astray(err) && (missing == nil || aboutModel(missing)) && !m.isCurrent(v)
 	}
 	if err == nil || ctx.Err() != nil {
 		return d, leave, err
 	}
-	m.forgo(v, err)
-	gone := (errors.Is(err, ErrModelDigest) || errors.Is(err, ErrModelAbsent)) && !m.isCurrent(v)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if gone {
@@ -155,6 +162,30 @@ func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), erro
 	m.served[name].broken[v] = err
 	m.log.Error("model not loaded, its pages wait", slog.String("model", name), slog.String("digest", v.Digest), slog.Any("error", err))
 	return nil, nil, fault.AsUnavailable(modelDependency, err)
+}
+
+// astray says that weights are not where they were.
+func astray(err error) bool { return errors.Is(err, ErrModelDigest) || errors.Is(err, ErrModelAbsent) }
+
+// again is a version whose weights have gone astray, from elsewhere.
+func (m *Models) again(ctx context.Context, v *version) (*version, error) {
+	f, err := m.elsewhere(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.served[v.Manifest.Name]
+	delete(s.broken, v)
+	if other := s.versions[v.Digest]; other != nil && other != v {
+		return other, nil // another page was first
+	}
+	found := newVersion(f)
+	s.versions[v.Digest] = found
+	if s.current == v {
+		s.current = found
+	}
+	return found, nil
 }
 
 // modelDependency is the name under which a version that cannot be loaded for
@@ -176,11 +207,13 @@ func (m *Models) probe(ctx context.Context, name string) error {
 		m.mu.Unlock()
 	}
 	for _, v := range broken {
-		_, leave, err := m.room.enter(ctx, v)
-		if err != nil {
+		_, leave, err := m.enter(ctx, v)
+		switch {
+		case err == nil:
+			leave()
+		case fault.ClassOf(err) != fault.Permanent: // else its pages are given up, which they are told
 			return err
 		}
-		leave()
 		m.mu.Lock()
 		delete(m.served[name].broken, v)
 		m.mu.Unlock()

@@ -70,6 +70,7 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 		return errors.Join(err, models.Close())
 	}
 	defer store.Close()
+	models.Share(store)
 	says, err := newAnnouncer(p, cfg.Kafka)
 	if err != nil {
 		return errors.Join(err, models.Close())

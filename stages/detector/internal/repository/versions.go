@@ -1,0 +1,111 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"leafcutter/pkg/objectstore"
+	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/manifest"
+)
+
+// Versions are the versions of models that detectors have announced, by digest,
+// in the bucket that they all have: runs are planned for a version as soon as it
+// is announced, and whichever detector gets their pages must be able to have it,
+// though the repository has another one by then and its own cache is new.
+//
+//	model-versions/headings/{digest}/manifest.json
+//	model-versions/headings/{digest}/weights.onnx
+type Versions struct{ place *bucket }
+
+const (
+	versionsPrefix = "model-versions/"
+	versionWeights = "weights.onnx"
+)
+
+// OpenVersions are those in a bucket; fetched weights are kept in the folder
+// cache. The store stays the caller's to close.
+func OpenVersions(store *objectstore.Store, cache string) *Versions {
+	return &Versions{&bucket{store: store, prefix: versionsPrefix, cache: filepath.Join(cache, CachedFolder)}}
+}
+
+// Keep makes sure that a version is there, and that Sweep takes it for used now.
+func (v *Versions) Keep(ctx context.Context, f Fetched) error {
+	at := f.Manifest.Name + "/" + f.Digest
+	there, err := v.place.holds(ctx, at, versionWeights)
+	if err != nil {
+		return err
+	}
+	if !there {
+		// What is there is trusted from then on, and a file may be replaced at any time.
+		if sum, err := manifest.FileDigest(f.Weights); err != nil {
+			return fmt.Errorf("read weights: %w", err)
+		} else if sum != f.Manifest.SHA256 {
+			return fmt.Errorf("%w: %s is %s, its manifest says %s", ErrDigest, f.Weights, sum, f.Manifest.SHA256)
+		}
+		if err := v.place.put(ctx, at, versionWeights, f.Weights); err != nil {
+			return err
+		}
+	}
+	// Last: a version has a manifest only if it has weights.
+	b, err := f.Manifest.Text()
+	if err != nil {
+		return err
+	}
+	return v.place.store.Put(ctx, v.place.key(at, manifest.File), b, "application/json")
+}
+
+// Fetch gives a version with its weights on this machine, or an ErrAbsent; one
+// that is damaged is an ErrInvalid or ErrDigest.
+func (v *Versions) Fetch(ctx context.Context, name, digest string) (f Fetched, err error) {
+	// Both come from a record, and are about to be part of a key.
+	if !schemas.IsModelName(name) || !schemas.IsDigest(digest) {
+		return f, ErrAbsent
+	}
+	at := name + "/" + digest
+	b, err := v.place.manifest(ctx, at)
+	if err != nil {
+		return f, err
+	}
+	m, err := manifest.Parse(b)
+	if err != nil {
+		return f, fmt.Errorf("%w: %s: %w", ErrInvalid, v.place.uri(at, manifest.File), err)
+	}
+	if known, err := m.Digest(); err != nil || known != digest || m.Name != name {
+		return f, fmt.Errorf("%w: %s describes another version", ErrInvalid, v.place.uri(at, manifest.File))
+	}
+	weights, err := v.place.weights(ctx, at, versionWeights, m.SHA256)
+	if err != nil {
+		return f, err
+	}
+	return Fetched{Manifest: m, Digest: digest, Weights: weights}, nil
+}
+
+// Sweep removes versions that nobody has kept anew for age. One that is kept in
+// that very moment may lose its weights; the next Keep stores them again.
+func (v *Versions) Sweep(ctx context.Context, age time.Duration) error {
+	used := map[string]time.Time{}
+	err := v.place.store.List(ctx, v.place.prefix, func(o objectstore.Info) error {
+		parts := strings.Split(strings.TrimPrefix(o.Key, v.place.prefix), "/")
+		if len(parts) == 3 {
+			if at := parts[0] + "/" + parts[1]; o.Modified.After(used[at]) {
+				used[at] = o.Modified
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list versions of models: %w", err)
+	}
+	var faults []error
+	for at, last := range used {
+		if time.Since(last) > age { // the manifest first, so that what it names is there
+			faults = append(faults, errors.Join(v.place.remove(ctx, at, manifest.File), v.place.remove(ctx, at, versionWeights)))
+		}
+	}
+	return errors.Join(faults...)
+}
