@@ -86,6 +86,7 @@ type RunCancelled struct {
 	RunID       string    `json:"run_id"`
 	SubmittedAt time.Time `json:"submitted_at,omitzero" jsonschema:"of the document; where it is absent, a run of which nothing else is known cannot be shown"`
 	Sequence    int64     `json:"sequence,omitempty" jsonschema:"of the control that asked for it"`
+	Shadow      bool      `json:"shadow,omitempty" jsonschema:"the run is a shadow: no end of it is told, though nothing else is known of it yet"`
 	CancelledAt time.Time `json:"cancelled_at"`
 }
 

@@ -42,6 +42,6 @@ func (s *Set) Dropped(in stage.In) []stage.Out {
 // Cancellation is the record that says on results that a run is cancelled by the control with that sequence.
 func Cancellation(run schemas.Run, sequence int64) (stage.Out, error) {
 	return stage.Emit(schemas.TopicResults, run.DocumentID, schemas.RunCancelled{
-		DocumentID: run.DocumentID, RunID: run.RunID, SubmittedAt: run.SubmittedAt, Sequence: sequence, CancelledAt: time.Now().UTC(),
+		DocumentID: run.DocumentID, RunID: run.RunID, SubmittedAt: run.SubmittedAt, Sequence: sequence, Shadow: run.Options.Shadow, CancelledAt: time.Now().UTC(),
 	})
 }

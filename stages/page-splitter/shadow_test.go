@@ -93,3 +93,44 @@ func TestShadowConfig(t *testing.T) {
 		}
 	}
 }
+
+// A document that was cancelled before it was planned, or before its ranges were
+// taken, is cancelled with its shadow, of which the record says what it is: it may
+// be read before the plan.
+func TestShadowIsCancelledWithItsDocument(t *testing.T) {
+	b := newBench(t)
+	b.announce(t, "tables")
+	b.planner.cfg.ShadowModel, b.planner.cfg.ShadowShare = "tables", 1
+	d := schemas.DocumentSubmitted{DocumentID: asked, Source: b.put(t, "inbox/a.pdf", testpdf.Text(20))}
+	ranges := b.planned(t, d)
+	b.ask(schemas.ActionCancel, 7)
+	outs, result := handle(t, b.planner.Stage(), reference(t, d))
+	if result.Err != nil {
+		t.Fatal(result.Err)
+	}
+	runs, said := on[schemas.RunPlanned](t, outs, schemas.TopicResults), on[schemas.RunCancelled](t, outs, schemas.TopicResults)
+	if len(runs) != 2 || len(said) != 2 || len(outs) != 5 {
+		t.Fatalf("planned %+v, cancelled %+v, %d records", runs, said, len(outs))
+	}
+	for i, c := range said {
+		if c.RunID != runs[i].RunID || c.Sequence != 7 || c.Shadow != (i == 1) {
+			t.Errorf("%+v of %+v", c, runs[i])
+		}
+	}
+	s, shadows := b.splitter.Stage(), 0
+	for _, in := range ranges {
+		said := on[schemas.RunCancelled](t, s.Dropped(in), schemas.TopicResults)
+		if !s.Cancelled(s.About(in)) || len(said) != 1 {
+			t.Fatalf("%s is not dropped: %+v", in.Value, said)
+		}
+		if said[0].Shadow {
+			shadows++
+		}
+		if said[0].Shadow != (said[0].RunID == runs[1].RunID) {
+			t.Errorf("%+v of %+v", said[0], runs)
+		}
+	}
+	if shadows != 2 {
+		t.Errorf("%d ranges of a shadow among %d", shadows, len(ranges))
+	}
+}

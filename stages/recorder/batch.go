@@ -221,6 +221,7 @@ func (r *Recorder) applyOne(b *batch, e *entry) {
 		run.describe(rec.Run)
 		run.decide(e.version, schemas.Failed, 0, failure{cmp.Or(rec.Stage, unknownStage), cmp.Or(rec.Code, unknownCode), rec.Error})
 	case schemas.RunCancelled:
+		run.row.Shadow = run.row.Shadow || rec.Shadow // it may come before the plan
 		run.command(e.version, rec.Sequence, true)
 	case schemas.RunResumed:
 		run.command(e.version, rec.Sequence, false)

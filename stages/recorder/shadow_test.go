@@ -20,11 +20,13 @@ func shadowOf(document string, pages int) schemas.Run {
 // row says what it is.
 func TestShadowEndsSilently(t *testing.T) {
 	run, shadow := runOf(docA, 1), shadowOf(docA, 2)
-	cancelled := schemas.RunCancelled{DocumentID: docA, RunID: shadow.RunID, SubmittedAt: day0, Sequence: 5, CancelledAt: day0}
+	cancelled := schemas.RunCancelled{DocumentID: docA, RunID: shadow.RunID, SubmittedAt: day0, Sequence: 5, Shadow: true, CancelledAt: day0}
 	for name, records := range map[string][]schemas.Result{
 		"completed":            {accepted(docA, ""), planned(shadow), done(shadow, 1, 1), done(shadow, 2, 1)},
 		"failed":               {accepted(docA, ""), planned(shadow), failed(shadow, 1, "x"), failed(shadow, 2, "x")},
 		"cancelled":            {accepted(docA, ""), planned(shadow), cancelled},
+		"before its plan":      {accepted(docA, ""), cancelled, planned(shadow)},
+		"without its plan":     {accepted(docA, ""), cancelled},
 		"before it was known":  {planned(shadow), done(shadow, 1, 1), done(shadow, 2, 1), accepted(docA, "")},
 		"from the table again": {accepted(docA, ""), planned(shadow), done(shadow, 1, 1), done(shadow, 2, 1), done(shadow, 2, 1)},
 	} {
