@@ -86,9 +86,7 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	if tlsConfig != nil {
-		all = append(all, kgo.DialTLSConfig(tlsConfig))
-	}
+	all = append(all, kgo.Dialer(newSiblings(tlsConfig).connect))
 	switch c.SASLMechanism {
 	case "PLAIN":
 		all = append(all, kgo.SASL(plain.Auth{User: c.SASLUser, Pass: c.SASLPassword}.AsMechanism()))
