@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
@@ -33,7 +31,7 @@ type Models struct {
 	room       *room
 	options    []Option
 	runs       chan struct{} // shared by all
-	held       *semaphore.Weighted
+	held       *held
 	files      sync.Pool // *bytes.Buffer
 	log        *slog.Logger
 	keeping    sync.Mutex // one at a time writes into the archive
@@ -76,7 +74,7 @@ func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.
 	}
 	m := &Models{
 		config: c, repository: r, archive: newArchive(c.CacheDir), options: options, log: log,
-		runs: make(chan struct{}, c.Runs), held: semaphore.NewWeighted(int64(c.MaxBytes)), served: map[string]*served{},
+		runs: make(chan struct{}, c.Runs), held: newHeld(int64(c.MaxBytes)), served: map[string]*served{},
 	}
 	m.room = newRoom(int64(c.Memory), m.load, log)
 	for _, name := range c.names() {

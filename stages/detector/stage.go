@@ -34,8 +34,7 @@ type Store interface {
 }
 
 // handler is the stage's handler for one model: PageRendered in, PageDetected
-// out. Models.held bounds the page images in memory by their size: a few scans in
-// colour weigh as much as a thousand letters.
+// out.
 type handler struct {
 	*Models
 	name  string
@@ -139,10 +138,11 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered, v *vers
 	if held <= 0 { // the server did not say
 		held = limit
 	}
-	if err := h.held.Acquire(ctx, held); err != nil {
+	release, err := h.held.take(ctx, h.name, len(h.Names()), held)
+	if err != nil {
 		return Page{}, err
 	}
-	defer h.held.Release(held)
+	defer release()
 
 	file, _ := h.files.Get().(*bytes.Buffer)
 	if file == nil {
