@@ -47,7 +47,7 @@ func (a archive) keep(f repository.Fetched) (repository.Fetched, error) {
 	if a.dir == "" {
 		return f, errors.New("there is no cache folder: set LEAFCUTTER_CACHE_DIR")
 	}
-	if kept, err := a.find(f.Manifest.Name, f.Digest); err == nil && kept.Manifest.SHA256 == f.Manifest.SHA256 {
+	if kept, ok := a.has(f); ok {
 		if err := a.describe(a.of(f.Manifest.Name, f.Digest), f); err != nil { // labels and thresholds may be new
 			return f, err
 		}
@@ -69,12 +69,18 @@ func (a archive) keep(f repository.Fetched) (repository.Fetched, error) {
 	if err := a.describe(staged, f); err != nil {
 		return f, err
 	}
-	at := a.of(f.Manifest.Name, f.Digest)
-	if err := keep(staged, at); err != nil {
-		return f, err
+	good := func() bool { _, ok := a.has(f); return ok }
+	if err := keep(staged, a.of(f.Manifest.Name, f.Digest), good); err != nil {
+		return f, fmt.Errorf("keep the model's version: %w", err)
 	}
 	f.Weights = a.weights(f.Manifest.Name, f.Digest)
 	return f, nil
+}
+
+// has gives a version as it lies there, if it does.
+func (a archive) has(f repository.Fetched) (kept repository.Fetched, ok bool) {
+	kept, err := a.find(f.Manifest.Name, f.Digest)
+	return kept, err == nil && kept.Manifest.SHA256 == f.Manifest.SHA256
 }
 
 // of is a version's folder.
@@ -92,11 +98,17 @@ func (a archive) describe(dir string, f repository.Fetched) error {
 	if err != nil {
 		return err
 	}
-	staged := filepath.Join(dir, unfinished+manifest.File)
-	if err := os.WriteFile(staged, b, 0o644); err != nil {
+	staged, err := os.CreateTemp(dir, unfinished) // processes that share the cache write one each
+	if err != nil {
 		return fmt.Errorf("keep the model's manifest: %w", err)
 	}
-	if err := os.Rename(staged, filepath.Join(dir, manifest.File)); err != nil {
+	_, err = staged.Write(b)
+	err = errors.Join(err, staged.Chmod(0o644), staged.Close())
+	if err == nil {
+		err = os.Rename(staged.Name(), filepath.Join(dir, manifest.File))
+	}
+	if err != nil {
+		_ = os.Remove(staged.Name()) // the error that matters is the first
 		return fmt.Errorf("keep the model's manifest: %w", err)
 	}
 	return nil

@@ -110,15 +110,27 @@ func (f facts) write(dir string) error {
 	return nil
 }
 
-// keep gives a folder with a prepared model its name. A folder that has the
-// name was made by another process meanwhile and is as good, or was damaged; in
-// both cases this one replaces it. Who has mapped the old files keeps them.
-func keep(staged, dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("keep prepared model: %w", err)
+// keep gives a finished folder its name in the cache, which processes may share. One
+// that has the name already is left there if it is good: another process was faster,
+// and staged stays the caller's. Else it is damaged and makes way. Nobody ever sees
+// half a folder, and who has mapped the old files keeps them.
+func keep(staged, dir string, good func() bool) error {
+	for try := 0; ; try++ {
+		err := os.Rename(staged, dir)
+		if !errors.Is(err, fs.ErrExist) || try == 3 {
+			return err
+		}
+		if good() {
+			return nil
+		}
+		// Under a name that is nobody else's: it may have been replaced meanwhile,
+		// and another process be about to move it as well.
+		aside := staged + "-before"
+		if err := os.Rename(dir, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.RemoveAll(aside); err != nil {
+			return err
+		}
 	}
-	if err := os.Rename(staged, dir); err != nil {
-		return fmt.Errorf("keep prepared model: %w", err)
-	}
-	return nil
 }

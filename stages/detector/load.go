@@ -33,6 +33,9 @@ const tolerance = 1e-3
 
 // loader turns a model's folder into a session that is warm.
 type loader struct {
+	// unprepared is why ahead could not prepare the model: it is not tried again.
+	unprepared error
+
 	config   Config
 	manifest manifest.Manifest
 	weights  string // path of the model's file as shipped
@@ -90,6 +93,7 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 				return nil, err
 			}
 			l.log.Warn("prepared model not usable, preparing it anew", slog.Any("error", err))
+			_ = os.RemoveAll(dir) // else it would be taken for as good as the new one
 		}
 	}
 	return l.prepare(ctx)
@@ -98,9 +102,12 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 // prepare makes the fastest and smallest form of a model and opens it. Whatever
 // goes wrong with it, the model as shipped is still there.
 func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
-	s, why := l.better(ctx)
+	why := l.unprepared
 	if why == nil {
-		return s, nil
+		var s *session.Session
+		if s, why = l.better(ctx); why == nil {
+			return s, nil
+		}
 	}
 	if ctx.Err() != nil {
 		return nil, why
@@ -117,30 +124,35 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 
 // ahead prepares a model into the cache in a process of its own, so that loading it
 // afterwards takes a moment. It does nothing where there is no such process, or no
-// use of it: load prepares as well, and says what is wrong.
-func (l *loader) ahead(ctx context.Context) {
+// use of it: load prepares as well, and says what is wrong. With an error it need
+// not be tried again: it has taken minutes, perhaps.
+func (l *loader) ahead(ctx context.Context) error {
 	if l.child == "" || l.config.CacheDir == "" || l.provider() != manifest.CPU {
-		return
+		return nil
 	}
 	if source, err := manifest.FileDigest(l.weights); err != nil || source != l.manifest.SHA256 {
-		return
+		return nil
 	}
 	if _, ok := trusted(preparedDir(l.config.CacheDir, l.manifest.SHA256), l.manifest.SHA256); ok {
-		return
+		return nil
 	}
 	staged, kept, err := l.stage()
 	if err != nil {
-		return
+		return nil
 	}
 	defer os.RemoveAll(staged) // at worst a folder stays in a cache
-	if err = l.fillInChild(ctx, staged); err != nil || kept == "" {
-		return
+	if kept == "" {
+		return nil // it would be gone when it is loaded
 	}
-	f, ok := trusted(staged, l.manifest.SHA256)
-	if !ok || keep(staged, kept) != nil {
-		return
+	f, err := l.make(ctx, staged)
+	if err != nil {
+		return err
+	}
+	if err := l.keep(staged, kept); err != nil {
+		return err
 	}
 	l.log.Info("model prepared", slog.String("model", l.manifest.Name), slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
+	return nil
 }
 
 // better prepares a model, opens it and keeps it.
@@ -153,17 +165,9 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 	// from it stays.
 	defer os.RemoveAll(staged) // at worst a folder stays in a cache
 
-	if l.child != "" {
-		err = l.fillInChild(ctx, staged)
-	} else {
-		err = l.fill(ctx, staged)
-	}
+	f, err := l.make(ctx, staged)
 	if err != nil {
 		return nil, err
-	}
-	f, ok := trusted(staged, l.manifest.SHA256)
-	if !ok {
-		return nil, errors.New("the prepared model is damaged")
 	}
 	threads := l.threads(f)
 	s, _, err := l.try(ctx, filepath.Join(staged, preparedGraph), &f, threads)
@@ -171,13 +175,42 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 		return nil, err
 	}
 	if kept != "" {
-		if err := keep(staged, kept); err != nil {
+		if err := l.keep(staged, kept); err != nil {
 			l.log.Warn("prepared model not kept, it will be made again at the next start", slog.Any("error", err))
 		}
 	}
 	l.log.Info("model prepared", slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
 	l.log.Info("model loaded", slog.String("graph", kept), slog.Int("threads", threads))
 	return s, nil
+}
+
+// make prepares a model in an empty folder.
+func (l *loader) make(ctx context.Context, staged string) (f facts, err error) {
+	if l.child != "" {
+		err = l.fillInChild(ctx, staged)
+	} else {
+		err = l.fill(ctx, staged)
+	}
+	if err != nil {
+		return f, err
+	}
+	f, ok := trusted(staged, l.manifest.SHA256)
+	if !ok {
+		return f, errors.New("the prepared model is damaged")
+	}
+	return f, nil
+}
+
+// keep gives a folder with a prepared model its name in the cache.
+func (l *loader) keep(staged, kept string) error {
+	err := keep(staged, kept, func() bool {
+		_, ok := trusted(kept, l.manifest.SHA256)
+		return ok
+	})
+	if err != nil {
+		return fmt.Errorf("keep prepared model: %w", err)
+	}
+	return nil
 }
 
 // stage makes an empty folder to prepare a model in. kept is the name that the

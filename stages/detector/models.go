@@ -139,7 +139,11 @@ func (m *Models) Close() error {
 
 // load is the room's.
 func (m *Models) load(ctx context.Context, v *version) (*Detector, error) {
-	d, err := load(ctx, m.config, v.Fetched, m.runs, m.log, m.options)
+	m.mu.Lock()
+	unprepared := v.unprepared
+	m.mu.Unlock()
+	options := append(slices.Clone(m.options), func(l *loader) { l.unprepared = unprepared })
+	d, err := load(ctx, m.config, v.Fetched, m.runs, m.log, options)
 	if err != nil {
 		return nil, err
 	}
@@ -382,7 +386,10 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		for _, option := range m.options {
 			option(ahead)
 		}
-		ahead.ahead(ctx)
+		unprepared := ahead.ahead(ctx)
+		m.mu.Lock()
+		v.unprepared = unprepared
+		m.mu.Unlock()
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {
 			m.forgo(v, err)

@@ -98,6 +98,37 @@ func TestChildThatFails(t *testing.T) {
 	}
 }
 
+// A child that fails when a model is taken up is not asked again, and what it said
+// is told: loading it would find the same, minutes later.
+func TestChildThatFailsIsNotAskedAgain(t *testing.T) {
+	c := families(t, "yolo", "rtdetr_logits")
+	c.CacheDir = t.TempDir()
+	asked := filepath.Join(t.TempDir(), "asked")
+	child := filepath.Join(t.TempDir(), "child")
+	if err := os.WriteFile(child, []byte("#!/bin/sh\necho once >>"+asked+"\necho the disk is full >&2\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.NewTextHandler(&log, nil)), InChild(child))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &models{Models: m}
+	all.look(t)
+	if boxes, err := all.detected(t, "yolo", all.digest("yolo")); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+	if err := errors.Join(m.Ready(), m.Close()); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(string(read(t, asked)), "once"); n != 2 {
+		t.Errorf("asked %d times for two models", n)
+	}
+	if !strings.Contains(log.String(), "runs as shipped") || !strings.Contains(log.String(), "the disk is full") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
 // Every family is served: inputs as large as the page, inputs besides the page,
 // outputs of whole numbers and of sizes that only a run knows. The models are
 // tiny; their boxes are those that tools/families.py found.

@@ -16,6 +16,9 @@ import (
 type version struct {
 	repository.Fetched
 	bytes int64 // that it takes when it is loaded
+	// unprepared is why it could not be prepared when it was taken up: this process
+	// does not try again. Guarded by Models.mu.
+	unprepared error
 }
 
 func newVersion(f repository.Fetched) *version {
