@@ -50,7 +50,7 @@ full: deps build ## the long suites as well (faults, load, memory): some hours
 
 .PHONY: test-real
 test-real: deps deps-real build ## the pipeline on Apache Kafka and SeaweedFS, and on networks that fail
-	go test -race -tags real -timeout 60m -v -run '^TestReal' ./e2e/reliability
+	go test -race -tags real -timeout 90m -v -run '^TestReal' ./e2e/reliability
 
 .PHONY: bench
 bench: deps build ## the whole pipeline against a straight line and a peer, one table: about 20 minutes

@@ -69,7 +69,7 @@ func atEnd(t *testing.T, stop func() error) {
 func TestRealServersGiveTheSame(t *testing.T) {
 	items, o := undisturbed(t)
 	for name, k := range map[string]realservers.KafkaOptions{
-		"one broker": {}, "three brokers, TLS, SCRAM": {Brokers: 3, Secure: true},
+		"one broker": {}, "three brokers with TLS and SCRAM": {Brokers: 3, Secure: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx := bounded(t, 5*time.Minute)
@@ -79,7 +79,7 @@ func TestRealServersGiveTheSame(t *testing.T) {
 			ok(t, l.put(ctx, 1, items))
 			ok(t, l.settle(ctx))
 			t.Logf("%d documents in %.1f s", len(items), time.Since(began).Seconds())
-			judge(ctx, t, l, o, result{fault: "real servers, none: " + name, times: 1})
+			judge(ctx, t, l, o, result{fault: "real servers, no fault: " + name, times: 1})
 		})
 	}
 }
