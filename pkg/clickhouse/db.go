@@ -39,6 +39,7 @@ type DB struct {
 	transport  *outbound.Transport
 	probing    *outbound.Transport
 	probeQuery string
+	columns    columns
 }
 
 // Option changes how a database is opened.
@@ -148,13 +149,22 @@ func (db *DB) QueryRow(ctx context.Context, query string, args ...any) driver.Ro
 }
 
 // PrepareBatch begins an INSERT, given up to "INSERT INTO table (columns)". Its Append refuses rows that do not fit the
-// columns with a permanent fault; Send inserts all rows or none into each partition. A batch is used once.
+// columns with a permanent fault; Send inserts all rows or none into each partition. A batch is used once. Of the same
+// query the server is asked once which types its columns have, and again after one that it refused: a program has few.
 func (db *DB) PrepareBatch(ctx context.Context, query string, options ...driver.PrepareBatchOption) (driver.Batch, error) {
-	b, err := db.conn.PrepareBatch(ctx, query, options...)
+	asked := ctx
+	known := db.columns.of(query)
+	if known != nil {
+		asked = chgo.Context(ctx, chgo.WithColumnNamesAndTypes(known))
+	}
+	b, err := db.conn.PrepareBatch(asked, query, options...)
 	if err != nil {
 		return nil, classed(ctx, "prepare batch", err)
 	}
-	return &batch{Batch: b, ctx: ctx}, nil
+	if known == nil {
+		db.columns.learn(query, b)
+	}
+	return &batch{Batch: b, ctx: ctx, refused: func() { db.columns.forget(query) }}, nil
 }
 
 // QueryFormat streams a query's result in one of the server's formats, such as JSONEachRow. The caller closes it.

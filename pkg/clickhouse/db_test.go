@@ -199,6 +199,45 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// TestColumnsAreAskedForOnce inserts again and again: the server is asked what the columns are at first, and after it has
+// refused an insert.
+func TestColumnsAreAskedForOnce(t *testing.T) {
+	s := newServer(t)
+	db := s.open(t)
+	batchTable(s)
+	insert := func() error {
+		b, err := db.PrepareBatch(t.Context(), "INSERT INTO boxes (page, class)")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return errors.Join(b.Append(uint32(1), "title"), b.Send())
+	}
+	want := func(asked, inserted int) {
+		t.Helper()
+		counts := map[string]int{}
+		for _, statement := range s.statements() {
+			verb, _, _ := strings.Cut(statement, " ")
+			counts[verb]++
+		}
+		if counts["DESCRIBE"] != asked || counts["INSERT"] != inserted {
+			t.Errorf("%v, want %d and %d", counts, asked, inserted)
+		}
+	}
+	if err := errors.Join(insert(), insert(), insert()); err != nil {
+		t.Fatal(err)
+	}
+	want(1, 3)
+	s.answer("INSERT", answer{code: 53, message: "Type mismatch"})
+	if err := insert(); err == nil {
+		t.Error("a refused insert gives no error")
+	}
+	s.answer("INSERT", answer{})
+	if err := insert(); err != nil {
+		t.Fatal(err)
+	}
+	want(2, 5)
+}
+
 func TestBatchRefusals(t *testing.T) {
 	s := newServer(t)
 	db := s.open(t)

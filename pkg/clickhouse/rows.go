@@ -34,7 +34,8 @@ func (r *row) ScanStruct(dst any) error { return classed(r.ctx, "query row", r.R
 // batch classes the errors of an insert.
 type batch struct {
 	driver.Batch
-	ctx context.Context
+	ctx     context.Context
+	refused func() // told when the insert has failed
 }
 
 // Append adds a row. Whatever it does not take is the row's fault, except a batch that was sent already.
@@ -44,7 +45,13 @@ func (b *batch) Append(values ...any) error { return rejected(b.Batch.Append(val
 func (b *batch) AppendStruct(v any) error { return rejected(b.Batch.AppendStruct(v)) }
 
 // Send inserts the rows.
-func (b *batch) Send() error { return classed(b.ctx, "insert", b.Batch.Send()) }
+func (b *batch) Send() error {
+	err := b.Batch.Send()
+	if err != nil {
+		b.refused()
+	}
+	return classed(b.ctx, "insert", err)
+}
 
 func rejected(err error) error {
 	if err == nil || errors.Is(err, chgo.ErrBatchAlreadySent) {
