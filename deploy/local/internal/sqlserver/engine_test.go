@@ -296,3 +296,23 @@ func TestSessionsKeepNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestFleetingSettings sends requests that share a session but for the values of some settings: each has its own.
+func TestFleetingSettings(t *testing.T) {
+	addr, _ := start(t, t.TempDir())
+	for _, n := range []string{"7", "7", "9", "", "11"} {
+		a := ask{user: "leafcutter", pass: password, body: "SELECT toInt64(getSetting('max_execution_time')), getSetting('insert_deduplication_token')"}
+		expected := "0\t\n"
+		if n != "" {
+			a.query = url.Values{"max_execution_time": {n}, "insert_deduplication_token": {"it's " + n}}
+			expected = n + "\tit\\'s " + n + "\n"
+		}
+		if got := a.send(t, addr).body; got != expected {
+			t.Errorf("asked for %q the session has %q, want %q", n, got, expected)
+		}
+	}
+	wrong := ask{user: "leafcutter", pass: password, query: url.Values{"max_execution_time": {"soon"}, "insert_deduplication_token": {"b"}}, body: "SELECT 1"}
+	if got := wrong.send(t, addr); got.status == http.StatusOK {
+		t.Error("a time that is none was taken")
+	}
+}

@@ -124,7 +124,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, writes bool) err
 	stop := s.killOnCancel(r.Context(), session.token)
 	err = s.run(w, r, session.conn, req, st)
 	stop()
-	keep := err == nil && r.Context().Err() == nil && st.keepsSession() && !req.query.Has("insert_deduplication_token")
+	keep := err == nil && r.Context().Err() == nil && st.keepsSession()
 	if putErr := s.sessions.put(session, keep); putErr != nil {
 		s.cfg.Logger.WarnContext(r.Context(), "could not close a session", slog.String("error", putErr.Error()))
 	}

@@ -35,6 +35,27 @@ type setup struct {
 	readonly string // value of that setting, empty for none
 }
 
+// fleeting are settings whose value hardly two requests of a client share: the token of an insert, and what is left of a
+// deadline. A session is shared by all requests that name them, and is told their values each time.
+var fleeting = map[string]bool{"insert_deduplication_token": true, "max_execution_time": true}
+
+// split tells the fleeting settings apart; kept has their names alone, of a session that can still be told others.
+func (u setup) split() (kept setup, values []setting) {
+	kept = u
+	if u.readonly == "1" {
+		return kept, nil
+	}
+	kept.settings = nil
+	for _, s := range u.settings {
+		if fleeting[s.name] {
+			values = append(values, s)
+			s.value = ""
+		}
+		kept.settings = append(kept.settings, s)
+	}
+	return kept, values
+}
+
 func (u setup) statements(token string) []string {
 	var out []string
 	if u.role != "" {
@@ -52,16 +73,17 @@ func (u setup) statements(token string) []string {
 
 // get returns an idle session of that setup, or a new one.
 func (p *sessions) get(u setup) (session, error) {
-	key := strings.Join(u.statements(""), "\x00")
-	p.mu.Lock()
-	for i := len(p.idle) - 1; i >= 0; i-- {
-		if s := p.idle[i]; s.key == key {
-			p.idle = slices.Delete(p.idle, i, i+1)
-			p.mu.Unlock()
+	kept, values := u.split()
+	key := strings.Join(kept.statements(""), "\x00")
+	if s, ok := p.take(key); ok {
+		if len(values) == 0 {
 			return s, nil
 		}
+		if _, _, err := s.conn.Query([]byte(set(values)), "Null"); err != nil {
+			return session{}, errors.Join(err, s.conn.Close())
+		}
+		return s, nil
 	}
-	p.mu.Unlock()
 	conn, err := p.engine.Connect()
 	if err != nil {
 		return session{}, err
@@ -73,6 +95,19 @@ func (p *sessions) get(u setup) (session, error) {
 		}
 	}
 	return s, nil
+}
+
+// take gives an idle session of that key.
+func (p *sessions) take(key string) (session, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if s := p.idle[i]; s.key == key {
+			p.idle = slices.Delete(p.idle, i, i+1)
+			return s, true
+		}
+	}
+	return session{}, false
 }
 
 // put takes a session back, to keep or to close.
