@@ -79,9 +79,8 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.DisableClientMetrics(), // KIP-714: ours are at /metrics
 		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
-		// Reading: what a direct producer compressed may unfold to gigabytes.
-		kgo.WithDecompressor(newUnfolder(MaxDecompressed)),
 	}
+	all = append(all, bounded(MaxDecompressed, MaxUnfolded)...) // reading: what a direct producer compressed may unfold to gigabytes
 	tlsConfig, err := c.tls()
 	if err != nil {
 		return nil, err

@@ -8,7 +8,7 @@ import (
 	"io"
 	"iter"
 	"math/bits"
-	"slices"
+	"runtime"
 	"sync"
 	"weak"
 
@@ -24,8 +24,10 @@ import (
 // through that buffer only to count it, and once into memory of just its size. So a batch of a few kB that would be
 // gigabytes costs the buffer, and for zstd the window that it names, and nothing that the collector has to find.
 //
-// Of one client a single large batch is unfolded at a time, however many brokers answer at once.
+// Of one client a single large batch is unfolded at a time, however many brokers answer at once. What all of them take
+// together is bounded by room.
 type unfolder struct {
+	room    *room
 	most    int          // bytes that a batch may unfold to
 	memory  zstd.DOption // that bounds a decoder's by most
 	window  byte         // descriptor of the widest window of zstd that such a batch can make use of
@@ -48,12 +50,13 @@ const (
 	widestLog = 27
 )
 
-// newUnfolder makes a decompressor for batches that unfold to at most so many bytes.
-func newUnfolder(most int) *unfolder {
+// newUnfolder makes a decompressor for batches that unfold to at most so many bytes, and take as much room as there is.
+func newUnfolder(most int, room *room) *unfolder {
 	// An eighth is added for the block in which the bound is passed, at most 128 KiB: its matches reach as far back as it is long.
 	log := bits.Len(uint(max(most, scratchBytes) - 1))
 	memory := zstd.WithDecoderMaxMemory(1<<log + 1<<(log-3))
 	return &unfolder{
+		room:    room,
 		most:    most,
 		window:  windowDescriptor(log, 1),
 		scratch: sync.Pool{New: func() any { return new([scratchBytes]byte) }},
@@ -64,8 +67,8 @@ func newUnfolder(most int) *unfolder {
 	}
 }
 
-// Decompress unfolds the records of one batch. A batch that unfolds to more than the bound is a kgo.ErrMaxDecompress. It is
-// called by several goroutines of a client at once; src is not kept.
+// Decompress unfolds the records of one batch. A batch that unfolds to more than the bound is a kgo.ErrMaxDecompress, one
+// for which there is no room now an errNotNow. It is called by several goroutines of a client at once; src is not kept.
 func (u *unfolder) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
 	switch codec {
 	case kgo.CodecNone:
@@ -147,7 +150,7 @@ func (u *unfolder) unfold(src []byte, s stream) ([]byte, error) {
 		return nil, err
 	}
 	if ended {
-		return slices.Clone(small[:n]), nil
+		return u.copy(small[:n])
 	}
 	u.large.Lock()
 	defer u.large.Unlock()
@@ -172,10 +175,39 @@ func (u *unfolder) unfoldLarge(src []byte, s stream, buf []byte) ([]byte, error)
 	if err := s.restart(src); err != nil {
 		return nil, err
 	}
-	whole := make([]byte, size)
-	if _, _, err := fill(s, whole); err != nil {
+	return u.make(size, func(whole []byte) error {
+		_, _, err := fill(s, whole)
+		return err
+	})
+}
+
+func (u *unfolder) copy(unfolded []byte) ([]byte, error) {
+	return u.make(len(unfolded), func(whole []byte) error {
+		copy(whole, unfolded)
+		return nil
+	})
+}
+
+// make takes room for a batch of a size before there is memory for it, and for its records before the client makes those.
+func (u *unfolder) make(size int, fill func(whole []byte) error) ([]byte, error) {
+	if err := u.room.take(size); err != nil {
 		return nil, err
 	}
+	whole := make([]byte, size, max(size, 16)) // whose end is heard of: smaller ones share their memory with others
+	if err := fill(whole); err != nil {
+		u.room.give(size)
+		return nil, err
+	}
+	records := weigh(whole)
+	if records > u.most {
+		u.room.give(size)
+		return nil, kgo.ErrMaxDecompress
+	}
+	if err := u.room.take(records); err != nil {
+		u.room.give(size)
+		return nil, err
+	}
+	runtime.AddCleanup(&whole[:1][0], u.room.give, size+records)
 	return whole, nil
 }
 
@@ -209,7 +241,7 @@ func (u *unfolder) unzstd(src []byte) ([]byte, error) {
 	defer u.blocks.Put(d)
 	out, err := d.DecodeAll(src, buf[:0:min(scratchBytes, u.most)])
 	if err == nil {
-		return slices.Clone(out), nil
+		return u.copy(out)
 	}
 	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		u.large.Lock()
@@ -278,19 +310,21 @@ func (u *unfolder) unsnap(src []byte) ([]byte, error) {
 		u.large.Lock()
 		defer u.large.Unlock()
 	}
-	whole, at := make([]byte, size), 0
-	for b, err := range snappyBlocks(src) {
-		if err != nil {
-			return nil, err
+	return u.make(size, func(whole []byte) error {
+		at := 0
+		for b, err := range snappyBlocks(src) {
+			if err != nil {
+				return err
+			}
+			// What has room for the block is unfolded into.
+			out, err := s2.Decode(whole[at:], b)
+			if err != nil {
+				return err
+			}
+			at += len(out)
 		}
-		// What has room for the block is unfolded into.
-		out, err := s2.Decode(whole[at:], b)
-		if err != nil {
-			return nil, err
-		}
-		at += len(out)
-	}
-	return whole, nil
+		return nil
+	})
 }
 
 func snappyBlocks(src []byte) iter.Seq2[[]byte, error] {

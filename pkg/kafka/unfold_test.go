@@ -135,7 +135,7 @@ func likeRecords(size int) []byte {
 
 func TestUnfoldsWhatProducersFold(t *testing.T) {
 	const most = scratchBytes + 200_007
-	u := newUnfolder(most)
+	u := newUnfolder(most, newRoom(MaxUnfolded))
 	records := likeRecords(most)
 	for _, size := range []int{0, 1, 100_000, scratchBytes, most} {
 		for kind, data := range map[string][]byte{"records": records[:size], "zeros": make([]byte, size)} {
@@ -152,7 +152,7 @@ func TestUnfoldsWhatProducersFold(t *testing.T) {
 
 func TestUnfoldsNoMoreThanItMay(t *testing.T) {
 	for _, most := range []int{64 << 10, scratchBytes + 7} {
-		u := newUnfolder(most)
+		u := newUnfolder(most, newRoom(MaxUnfolded))
 		for name, f := range foldings(t, likeRecords(most+1)) {
 			if f.codec == kgo.CodecNone {
 				continue // what is not folded is not unfolded
@@ -180,7 +180,7 @@ func TestBombsCostNoMemory(t *testing.T) {
 	for name, w := range writers {
 		t.Run(name, func(t *testing.T) {
 			bomb := folded(t, w.open, parts...)
-			u := newUnfolder(MaxDecompressed)
+			u := newUnfolder(MaxDecompressed, newRoom(MaxUnfolded))
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			for range 4 {
@@ -202,7 +202,7 @@ func TestBombsCostNoMemory(t *testing.T) {
 
 // Lies about sizes are errors, and are paid for by nobody.
 func TestLiesCostNoMemory(t *testing.T) {
-	u := newUnfolder(MaxDecompressed)
+	u := newUnfolder(MaxDecompressed, newRoom(MaxUnfolded))
 	sized := []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0} // a single segment whose size is four bytes
 	for name, f := range map[string]struct {
 		codec kgo.CompressionCodecType
@@ -231,7 +231,7 @@ func TestLiesCostNoMemory(t *testing.T) {
 // Several brokers answer at once.
 func TestUnfoldsForSeveralAtOnce(t *testing.T) {
 	const most = 2 * scratchBytes
-	u := newUnfolder(most)
+	u := newUnfolder(most, newRoom(MaxUnfolded))
 	var all sync.WaitGroup
 	for _, size := range []int{5000, most, most + 1} {
 		data := likeRecords(size)
@@ -252,7 +252,7 @@ func TestUnfoldsForSeveralAtOnce(t *testing.T) {
 }
 
 func TestNoSuchCodec(t *testing.T) {
-	if _, err := newUnfolder(1<<20).Decompress([]byte("x"), 5); err == nil {
+	if _, err := newUnfolder(1<<20, newRoom(MaxUnfolded)).Decompress([]byte("x"), 5); err == nil {
 		t.Error("no error")
 	}
 }
@@ -271,7 +271,7 @@ func FuzzUnfold(f *testing.F) {
 		}
 	}
 	const most = 2 << 20
-	u, standard := newUnfolder(most), kgo.DefaultDecompressor()
+	u, standard := newUnfolder(most, newRoom(MaxUnfolded)), kgo.DefaultDecompressor()
 	f.Fuzz(func(t *testing.T, src []byte, codec int8) {
 		given := bytes.Clone(src)
 		got, err := u.Decompress(src, kgo.CompressionCodecType(codec))
@@ -303,7 +303,7 @@ func BenchmarkUnfold(b *testing.B) {
 		default:
 			continue
 		}
-		for who, d := range map[string]kgo.Decompressor{"ours": newUnfolder(MaxDecompressed), "client's": kgo.DefaultDecompressor()} {
+		for who, d := range map[string]kgo.Decompressor{"ours": newUnfolder(MaxDecompressed, newRoom(MaxUnfolded)), "client's": kgo.DefaultDecompressor()} {
 			b.Run(name+"/"+who, func(b *testing.B) {
 				b.SetBytes(int64(len(data)))
 				b.ReportAllocs()

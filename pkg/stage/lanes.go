@@ -4,13 +4,10 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 // item is one record in flight: from its fetch until it is done, given up or dropped by a revoke.
 type item struct {
-	record   *kgo.Record
 	part     *partition
 	in       In
 	bulk     bool
@@ -23,7 +20,7 @@ type item struct {
 	waits    int           // tries that a missing dependency spoilt; they count for the backoff only
 }
 
-func (i *item) size() int64 { return int64(len(i.record.Key) + len(i.record.Value)) }
+func (i *item) size() int64 { return int64(len(i.in.Key) + len(i.in.Value)) }
 
 // leave tells whoever waits that the record has left the handler's hands.
 func (i *item) leave() {

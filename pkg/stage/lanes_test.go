@@ -4,12 +4,10 @@ import (
 	"context"
 	"testing"
 	"time"
-
-	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 func queued(bulk bool) *item {
-	return &item{record: &kgo.Record{Value: make([]byte, 10)}, part: newPartition("t", 0), bulk: bulk}
+	return &item{in: In{Value: make([]byte, 10)}, part: newPartition("t", 0), bulk: bulk}
 }
 
 func TestPlainGetsFourSlotsInFive(t *testing.T) {

@@ -12,7 +12,8 @@ import (
 	"leafcutter/pkg/kafka"
 )
 
-// CodeBatchTooLarge is the code of records that came in a compressed batch which unfolds to more than a stage may hold.
+// CodeBatchTooLarge is the code of records that came in a compressed batch which unfolds to more, or to more of them, than a
+// stage may hold.
 const CodeBatchTooLarge = "batch-too-large"
 
 // refuse gives up a batch that unfolds to more than kafka.MaxDecompressed. Kafka's client has stopped reading the partition
@@ -31,8 +32,8 @@ func (r *Runner) refuse(ctx context.Context, batch *kgo.ErrDecompressTooLarge) {
 	last := batch.NextOffset - 1
 	rec := &kgo.Record{Topic: batch.Topic, Partition: batch.Partition, Offset: last, LeaderEpoch: batch.Epoch, Timestamp: time.Now()}
 	p.take(last, batch.Epoch)
-	i := &item{record: rec, part: p, in: r.in(rec), bulk: isBulk(batch.Topic), cost: 1,
-		refused: fault.Permanentf(CodeBatchTooLarge, "the records at offsets %d to %d came in a compressed batch that unfolds to more than %d MiB",
+	i := &item{part: p, in: r.in(rec), bulk: isBulk(batch.Topic), cost: 1,
+		refused: fault.Permanentf(CodeBatchTooLarge, "the records at offsets %d to %d came in a compressed batch that unfolds to more than %d MiB, or to more records than fit into as much",
 			batch.Offset, last, kafka.MaxDecompressed>>20)}
 	r.open(ctx, p)
 	r.commits.Lock() // the client asks that no commit be under way

@@ -51,21 +51,21 @@ func (r *Runner) fetched(_ context.Context, _ *kgo.Client, answer *kmsg.OffsetFe
 func (r *Runner) handleAlone(ctx context.Context, i *item) {
 	r.alone.Lock()
 	defer r.alone.Unlock()
-	deaths := i.part.deathsOf(i.record.Offset)
+	deaths := i.part.deathsOf(i.in.Offset)
 	if deaths >= maxDeaths {
 		i.attempts = deaths
 		r.condemn(ctx, i, fault.Permanentf(CodeCrashedConsumer, "the process died %d times while it handled this record alone", deaths))
 		return
 	}
 	i.suspect = false // a retry after an error is as any other's
-	i.part.enter(i.record.Offset, deaths+1)
+	i.part.enter(i.in.Offset, deaths+1)
 	if err := r.commitNotes(ctx, i.part); err != nil {
 		r.log.Warn("that a record is handled alone could not be committed; a death would not count", append(r.itemAttrs(i), "error", err)...)
 	}
 	settled := make(chan struct{})
 	i.settled = settled
 	r.handle(ctx, []*item{i})
-	i.part.survived(i.record.Offset)
+	i.part.survived(i.in.Offset)
 	// Its outputs are waited for, so that what is committed next has passed it: if a later record ends the process, this
 	// one is out of doubt.
 	select {

@@ -86,7 +86,7 @@ func (r *Runner) handle(ctx context.Context, items []*item) {
 	for n, i := range items {
 		i.in.Attempt = i.attempts + 1
 		ins[n] = i.in
-		r.meters.queued(ctx, started.Sub(i.record.Timestamp))
+		r.meters.queued(ctx, started.Sub(i.in.Timestamp))
 	}
 	w := r.begin(items, "in the handler")
 	ctx, span := r.spans.start(ctx, ins, r.about)
@@ -262,7 +262,7 @@ func (r *Runner) refused(ctx context.Context, i *item, err error) {
 
 // done marks a record as finished.
 func (r *Runner) done(ctx context.Context, i *item, outcome string) {
-	i.part.finish(i.record.Offset)
+	i.part.finish(i.in.Offset)
 	i.leave()
 	r.lanes.release(i)
 	r.meters.done(ctx, i.bulk, outcome)
