@@ -231,6 +231,9 @@ func TestWhenALetterIsResolved(t *testing.T) {
 	expect("a-range")
 	exec(t, db, runRow(planned, "m", "running", "'2026-03-01 11:00:00'", version(day0.Add(time.Minute)), 2))
 	expect("b-document") // the model of the other is another
+	exec(t, db, strings.Replace(strings.Replace(runRow("0198a000-0000-5000-8000-000000000008", "late", "completed", "'2026-03-01 12:02:00'", version(day0.Add(2*time.Minute)), 1),
+		"version)", "version, shadow)", 1), ", 1)", ", 1, true)", 1))
+	expect() // a model that is only tried is not the run that was asked for
 	exec(t, db, runRow("0198a000-0000-5000-8000-000000000007", "late", "queued", "'2026-03-01 12:02:00'", version(day0.Add(2*time.Minute)), 1))
 	expect("c-model")
 	exec(t, db, runRow(run, "m", "running", "NULL", 2, 2))
