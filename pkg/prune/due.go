@@ -3,6 +3,7 @@ package prune
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,14 +45,16 @@ func final() string {
 	return strings.Join(quoted, ", ")
 }
 
-// ended are the documents of a month all of whose runs have ended, with the end of the last. It takes the month.
-var ended = `SELECT document_id, toUnixTimestamp64Milli(max(finished_at)) AS at FROM runs FINAL
-	WHERE toYYYYMM(submitted_at) = ?
+// ended are the documents of a month all of whose runs have ended, with the end of the last: all of them, or those among
+// others. It takes the month.
+func ended(among string) string {
+	return `SELECT document_id, toUnixTimestamp64Milli(max(finished_at)) AS at FROM runs FINAL
+	WHERE toYYYYMM(submitted_at) = ? ` + among + `
 	GROUP BY document_id
 	HAVING countIf(finished_at IS NULL OR state NOT IN (` + final() + `)) = 0`
+}
 
-// due is a page of the documents of a month of which something is due, by identity, after last. It is asked for again for
-// each page, right before that is pruned: a document that began another run meanwhile is left alone.
+// due is a page of the documents of a month of which something is due, by identity, after last.
 func (j *job) due(ctx context.Context, m month, last string, limit int) ([]document, error) {
 	youngest := latest(j.cutoffs, append(parts(), Documents)...)
 	// It goes on until the page is filled: of many old documents all that is due may have been pruned before.
@@ -68,7 +71,7 @@ func (j *job) due(ctx context.Context, m month, last string, limit int) ([]docum
 			Times []int64  `ch:"times"`
 		}
 		err := j.DB.Select(ctx, &rows, `SELECT toString(e.document_id) AS id, e.at AS at, p.kinds AS kinds, p.times AS times
-			FROM (SELECT * FROM (`+ended+`) WHERE at < ? `+after+` ORDER BY document_id LIMIT `+fmt.Sprint(pageSize)+`) AS e
+			FROM (SELECT * FROM (`+ended("")+`) WHERE at < ? `+after+` ORDER BY document_id LIMIT `+fmt.Sprint(pageSize)+`) AS e
 			LEFT ANY JOIN
 			(
 				SELECT document_id, groupArray(toString(what)) AS kinds, groupArray(toUnixTimestamp64Milli(pruned_at)) AS times
@@ -93,6 +96,38 @@ func (j *job) due(ctx context.Context, m month, last string, limit int) ([]docum
 		last = rows[len(rows)-1].ID
 	}
 	return found, nil
+}
+
+// still leaves of documents what is due by now: one of them may have begun another run since they were looked for.
+func (j *job) still(ctx context.Context, m month, found []document) ([]document, error) {
+	if j.dry || len(found) == 0 {
+		return found, nil
+	}
+	quoted := make([]string, len(found))
+	for i, d := range found {
+		quoted[i] = "'" + d.id + "'"
+	}
+	var rows []struct {
+		ID string `ch:"id"`
+		At int64  `ch:"at"`
+	}
+	err := j.DB.Select(ctx, &rows, "SELECT toString(document_id) AS id, at FROM ("+ended("AND document_id IN ("+strings.Join(quoted, ", ")+")")+")", uint32(m))
+	if err != nil {
+		return nil, fmt.Errorf("look whether documents are still old: %w", err)
+	}
+	at := map[string]int64{}
+	for _, r := range rows {
+		at[r.ID] = r.At
+	}
+	var left []document
+	for _, d := range found {
+		end, ok := at[d.id]
+		d.what = slices.DeleteFunc(slices.Clone(d.what), func(what string) bool { return !ok || end >= j.cutoffs[what].UnixMilli() })
+		if len(d.what) > 0 {
+			left = append(left, d)
+		}
+	}
+	return left, nil
 }
 
 // dueOf is what is due of a document whose last run ended at a time, in milliseconds since 1970, and of which parts were
@@ -136,7 +171,7 @@ func (j *job) empty(ctx context.Context, m month, cutoff time.Time) (bool, error
 			UNION DISTINCT SELECT document_id FROM runs WHERE toYYYYMM(submitted_at) = ?
 			UNION DISTINCT SELECT document_id FROM page_results WHERE toYYYYMM(submitted_at) = ?
 		)
-		WHERE document_id NOT IN (SELECT document_id FROM (`+ended+`) WHERE at < ?)`,
+		WHERE document_id NOT IN (SELECT document_id FROM (`+ended("")+`) WHERE at < ?)`,
 		uint32(m), uint32(m), uint32(m), uint32(m), cutoff.UnixMilli())
 	if err != nil {
 		return false, fmt.Errorf("look whether all of %s is old: %w", m, err)

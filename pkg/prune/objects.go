@@ -38,10 +38,21 @@ func kindOf(rest string) string {
 	return ""
 }
 
-// objects removes those of documents. With Documents everything of theirs goes.
-func (j *job) objects(ctx context.Context, found []document) error {
-	return j.each(ctx, len(found), func(ctx context.Context, i int) error {
-		d := found[i]
+// objects removes those of documents, and leaves in found those that it was right to begin with. With Documents everything of
+// theirs goes. Each is looked at again right before: a list of a thousand takes minutes, and whose run began meanwhile, or was
+// resumed, needs its source.
+func (j *job) objects(ctx context.Context, m month, found []document) ([]document, error) {
+	err := j.each(ctx, len(found), func(ctx context.Context, i int) error {
+		still, err := j.still(ctx, m, found[i:i+1])
+		if err != nil {
+			return err
+		}
+		if len(still) == 0 {
+			found[i].what = nil
+			return nil
+		}
+		d := still[0]
+		found[i] = d
 		counts, err := j.remove(ctx, d.id, func(rest string) string {
 			if slices.Contains(d.what, Documents) {
 				return Documents
@@ -61,6 +72,7 @@ func (j *job) objects(ctx context.Context, found []document) error {
 		})
 		return err
 	})
+	return slices.DeleteFunc(found, func(d document) bool { return len(d.what) == 0 }), err
 }
 
 // remove removes the objects of a document that choose gives a name, and counts them by it.

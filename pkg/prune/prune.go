@@ -105,7 +105,11 @@ func (j *job) month(ctx context.Context, m month) error {
 			break
 		}
 		last = found[len(found)-1].id
-		if err := j.objects(ctx, found); err != nil {
+		if found, err = j.objects(ctx, m, found); err != nil {
+			return err
+		}
+		// A run that began while the others' objects went is not to lose its rows as well.
+		if found, err = j.still(ctx, m, found); err != nil {
 			return err
 		}
 		if err := j.rows(ctx, m, found, whole, masked); err != nil {

@@ -4,8 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,13 +30,14 @@ type archive struct {
 	store   *objectstore.Store
 	db      *clickhouse.DB
 	environ []string
+	objects string // address of S3
 	now     time.Time
 }
 
 func newArchive(t *testing.T) *archive {
 	t.Helper()
 	objects, sql := localtest.StartObjects(t), localtest.StartSQL(t)
-	a := &archive{T: t, now: time.Now().UTC().Truncate(time.Millisecond), environ: []string{
+	a := &archive{T: t, objects: objects.URL, now: time.Now().UTC().Truncate(time.Millisecond), environ: []string{
 		"CLICKHOUSE_ADDR=" + sql.Addr, "CLICKHOUSE_USER=" + sql.User, "CLICKHOUSE_PASSWORD=" + sql.Password,
 		"AWS_ENDPOINT_URL=" + objects.URL, "AWS_REGION=" + objects.Region, "S3_FORCE_PATH_STYLE=true",
 		"AWS_ACCESS_KEY_ID=" + objects.AccessKey, "AWS_SECRET_ACCESS_KEY=" + objects.SecretKey, "S3_BUCKET=" + objects.Bucket,
@@ -287,6 +293,45 @@ func TestPruneDocuments(t *testing.T) {
 	if again := a.prune(nil, "--older-than", "720h"); again.What[0].Documents != 0 || len(again.Dropped) != 0 || again.Swept.Objects != 0 {
 		t.Errorf("there is more to prune at once: %+v", again)
 	}
+}
+
+// A document whose run is resumed while others are pruned keeps what it has, though it was looked up with them.
+func TestPruneLeavesWhatComesBackToLife(t *testing.T) {
+	a := newArchive(t)
+	var ids []string
+	for range 30 { // of which a few at once are pruned
+		ids = append(ids, a.add(70, 69))
+	}
+	slices.Sort(ids)
+	back := ids[len(ids)-1]
+	server, err := url.Parse(a.objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Whatever is removed, the last document's run is resumed before.
+	var once sync.Once
+	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(server)
+		r.Out.Host = r.In.Host // is signed
+	}}
+	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodDelete || r.URL.Query().Has("delete") {
+			once.Do(func() {
+				a.exec("INSERT INTO runs (run_id, document_id, model, state, submitted_at, version) SELECT run_id, document_id, model, 'running', submitted_at, 2 FROM runs WHERE document_id = '%s'", back)
+			})
+		}
+		pass.ServeHTTP(w, r)
+	}))
+	defer between.Close()
+	got := a.prune([]string{"AWS_ENDPOINT_URL=" + between.URL}, "--older-than", "30d")
+	if got.What[0].Documents != len(ids)-1 {
+		t.Errorf("%d documents pruned, want %d", got.What[0].Documents, len(ids)-1)
+	}
+	a.prune(nil, "--older-than", "30d") // the month could not go as a whole
+	want := everything()
+	want["runs"] = 2
+	a.isLeft("resumed", back, want)
+	a.isLeft("the one before", ids[len(ids)-2], map[string]int{})
 }
 
 func TestPruneSaysWhatItCannotDo(t *testing.T) {
