@@ -16,6 +16,7 @@ type Limits struct {
 	Workers      int           `env:"LEAFCUTTER_WORKERS" desc:"records handled at once; 0: the stage's own default"`
 	BatchSize    int           `env:"LEAFCUTTER_BATCH_SIZE" desc:"records handed to the handler at once, at most; stages that take records one by one, all but the recorder, ignore it" envDefault:"1"`
 	BatchDelay   time.Duration `env:"LEAFCUTTER_BATCH_DELAY" desc:"how long a batch waits to fill" envDefault:"0s"`
+	BatchQuiet   time.Duration `env:"LEAFCUTTER_BATCH_QUIET" desc:"a batch that no record has joined for so long is not waited with any longer; 0: it waits the whole of LEAFCUTTER_BATCH_DELAY" envDefault:"0s"`
 	MaxInFlight  int           `env:"LEAFCUTTER_MAX_IN_FLIGHT" desc:"records taken and not yet done, per lane; beyond it partitions pause" envDefault:"256"`
 	MaxBytes     int64         `env:"LEAFCUTTER_MAX_IN_FLIGHT_BYTES" desc:"bytes of records taken and not yet done, per lane" envDefault:"33554432"`
 	MaxAttempts  int           `env:"LEAFCUTTER_MAX_ATTEMPTS" desc:"tries of a record with a transient fault before it is dead-lettered" envDefault:"3"`
@@ -36,6 +37,7 @@ func (l Limits) Validate() error {
 	atLeast("LEAFCUTTER_WORKERS", int64(l.Workers), 0)
 	atLeast("LEAFCUTTER_BATCH_SIZE", int64(l.BatchSize), 1)
 	atLeast("LEAFCUTTER_BATCH_DELAY", int64(l.BatchDelay), 0)
+	atLeast("LEAFCUTTER_BATCH_QUIET", int64(l.BatchQuiet), 0)
 	atLeast("LEAFCUTTER_MAX_IN_FLIGHT", int64(l.MaxInFlight), 1)
 	atLeast("LEAFCUTTER_MAX_IN_FLIGHT_BYTES", l.MaxBytes, 1)
 	atLeast("LEAFCUTTER_MAX_ATTEMPTS", int64(l.MaxAttempts), 1)
@@ -55,6 +57,10 @@ type Config struct {
 	Bulk bool
 	// Cost is how many parts of work a record is. Nil for one each.
 	Cost func(in In) int
+
+	// Last says that a record is the last of what belongs together, as far as it can tell: the batch that it is in waits
+	// for no other. It has a meaning only with Limits.BatchQuiet. Nil for never.
+	Last func(in In) bool
 
 	Limits  Limits
 	Handler Handler

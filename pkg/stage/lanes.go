@@ -14,6 +14,7 @@ type item struct {
 	cost     int           // parts of work that it is
 	charged  int           // what its handing out added to the credit of the plain lane
 	suspect  bool          // a process may have died of it: it is handled alone
+	last     bool          // none is to be waited for that comes after it
 	refused  error         // why it is given up without being handled; nil for all that could be read
 	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
 	attempts int           // failed tries that count
@@ -48,6 +49,7 @@ type lanes struct {
 	bulk   lane
 	credit int // parts of work that the plain lane may do before the bulk lane's turn
 	closed bool
+	handed time.Time     // when a batch was handed out last
 	wake   chan struct{} // closed and replaced whenever something was queued or the lanes were closed
 }
 
@@ -128,11 +130,13 @@ func (l *lanes) close() {
 	l.signal()
 }
 
-// next waits for records and hands out up to Limits.BatchSize of one lane, waiting up to Limits.BatchDelay for the
-// batch to fill. It returns nil once the lanes are closed or ctx has ended.
+// next waits for records and hands out up to Limits.BatchSize of one lane, waiting for the batch to fill as long as
+// closes says. It returns nil once the lanes are closed or ctx has ended.
 func (l *lanes) next(ctx context.Context) []*item {
 	var batch []*item
-	var deadline <-chan time.Time
+	var deadline *time.Timer
+	var first, joined time.Time // when the batch's first and newest record came into it
+	var last bool
 	var from *lane
 	var contested bool
 	for {
@@ -149,6 +153,7 @@ func (l *lanes) next(ctx context.Context) []*item {
 			n := min(l.limits.BatchSize-len(batch), len(from.queue))
 			for _, i := range from.queue[:n] {
 				i.charged = 0
+				last = last || i.last
 			}
 			if contested {
 				l.charge(from, from.queue[:n])
@@ -159,26 +164,64 @@ func (l *lanes) next(ctx context.Context) []*item {
 			if len(from.queue) == 0 {
 				from.queue = nil
 			}
+			if n > 0 {
+				joined = time.Now()
+			}
 		}
-		wake := l.wake
+		wake, closing := l.wake, time.Duration(0)
+		if len(batch) > 0 {
+			if first.IsZero() {
+				first = joined
+			}
+			closing = time.Until(l.closes(first, joined, last))
+			if len(batch) == l.limits.BatchSize || closing <= 0 {
+				l.handed = time.Now()
+				l.mu.Unlock()
+				return batch
+			}
+		}
 		l.mu.Unlock()
 
-		if len(batch) == l.limits.BatchSize || len(batch) > 0 && l.limits.BatchDelay == 0 {
-			return batch
-		}
-		if len(batch) > 0 && deadline == nil {
-			timer := time.NewTimer(l.limits.BatchDelay)
-			defer timer.Stop()
-			deadline = timer.C
+		var over <-chan time.Time
+		switch {
+		case len(batch) == 0:
+		case deadline == nil:
+			deadline = time.NewTimer(closing)
+			defer deadline.Stop()
+			over = deadline.C
+		default:
+			deadline.Reset(closing)
+			over = deadline.C
 		}
 		select {
 		case <-wake:
-		case <-deadline:
-			return batch
+		case <-over:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// closes is when a batch is not waited with any longer: its delay after its first record came; earlier, once none has come
+// for as long as BatchQuiet; and at once where it holds a last record. So what comes alone or at the end is not kept
+// waiting for what does not come. Batches that close early are half of BatchQuiet apart: many small documents have many
+// ends.
+func (l *lanes) closes(first, joined time.Time, last bool) time.Time {
+	whole := first.Add(l.limits.BatchDelay)
+	if l.limits.BatchQuiet == 0 {
+		return whole
+	}
+	early := joined
+	if !last {
+		early = joined.Add(l.limits.BatchQuiet)
+	}
+	if pace := l.handed.Add(l.limits.BatchQuiet / 2); early.Before(pace) {
+		early = pace
+	}
+	if early.Before(whole) {
+		return early
+	}
+	return whole
 }
 
 // choose picks the lane whose turn it is, or the other where that one is empty. It is contested only when both wait: a

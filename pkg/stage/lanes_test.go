@@ -3,6 +3,7 @@ package stage
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -73,6 +74,51 @@ func TestABatchIsOfOneLane(t *testing.T) {
 				t.Fatal("lanes are mixed")
 			}
 		}
+	}
+}
+
+// TestABatchWaitsForWhatMayCome lets records come at given times and tells when their batches are handed out.
+func TestABatchWaitsForWhatMayCome(t *testing.T) {
+	type arrival struct {
+		at   time.Duration
+		last bool
+	}
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name  string
+		quiet time.Duration
+		come  []arrival
+		want  []time.Duration // when batches are handed out, from the first arrival on
+		sizes []int
+	}{
+		{"the whole delay where nothing else is said", 0, []arrival{{0, false}, {100 * ms, true}}, []time.Duration{1000 * ms}, []int{2}},
+		{"one alone", 200 * ms, []arrival{{0, false}}, []time.Duration{200 * ms}, []int{1}},
+		{"the last", 200 * ms, []arrival{{0, false}, {50 * ms, true}}, []time.Duration{50 * ms}, []int{2}},
+		{"a flow", 200 * ms, []arrival{{0, false}, {150 * ms, false}, {300 * ms, false}, {450 * ms, false}, {600 * ms, false}, {750 * ms, false}, {900 * ms, false}, {1050 * ms, false}},
+			[]time.Duration{1000 * ms, 1250 * ms}, []int{7, 1}},
+		{"ends that follow each other", 200 * ms, []arrival{{0, true}, {10 * ms, true}, {20 * ms, true}, {300 * ms, true}},
+			[]time.Duration{0, 100 * ms, 300 * ms}, []int{1, 2, 1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLanes(Limits{BatchSize: 100, BatchDelay: time.Second, BatchQuiet: c.quiet, MaxInFlight: 1000, MaxBytes: 1 << 20})
+				started := time.Now()
+				go func() {
+					for _, a := range c.come {
+						time.Sleep(time.Until(started.Add(a.at)))
+						i := queued(false)
+						i.last = a.last
+						l.admit(i)
+					}
+				}()
+				for n, want := range c.want {
+					batch := l.next(t.Context())
+					if at := time.Since(started); at != want || len(batch) != c.sizes[n] {
+						t.Errorf("batch %d: %d records after %s, want %d after %s", n, len(batch), at, c.sizes[n], want)
+					}
+				}
+			})
+		})
 	}
 }
 

@@ -273,7 +273,8 @@ func (r *Runner) admit(ctx context.Context, fetched kgo.FetchTopicPartition) {
 		if r.cfg.Cost != nil {
 			cost = r.cfg.Cost(in)
 		}
-		items = append(items, &item{part: p, in: in, bulk: isBulk(in.Topic), cost: cost, suspect: suspect})
+		items = append(items, &item{part: p, in: in, bulk: isBulk(in.Topic), cost: cost, suspect: suspect,
+			last: r.cfg.Last != nil && r.cfg.Last(in)})
 	}
 	r.open(ctx, p)
 	for _, i := range items {

@@ -21,6 +21,16 @@ func about(in stage.In) stage.About {
 	return stage.About{DocumentID: a.DocumentID, RunID: a.RunID, Page: a.Page}
 }
 
+// last tells the page that ends its run, where pages come in their order: somebody may be waiting for it.
+func last(in stage.In) bool {
+	var a struct {
+		Type          string `json:"type"`
+		Position      int    `json:"position"`
+		PagesSelected int    `json:"pages_selected"`
+	}
+	return json.Unmarshal(in.Value, &a) == nil && a.Type == "PageDone" && a.Position+1 == a.PagesSelected
+}
+
 // condemned says in the place of a result that was given up what can still be said: that its page or run has failed, so
 // that the run ends, and of a document the least that makes it known, so that it shows and its runs' ends are said. What
 // is said instead is small and plain; if that is given up too, there is nothing more to say.

@@ -19,11 +19,12 @@ import (
 const Name = "recorder"
 
 // Limits are the defaults of the stage's limits that suit the recorder: one worker, because a batch changes what memory
-// has of its runs, and batches as large as ClickHouse likes them. A record that comes alone lands within BatchDelay and
-// the time of three small inserts; under load a batch is closed when it is full, else after the same delay. What waits
-// while ClickHouse is away is bounded by its bytes: some thousand pages of a few boxes.
+// has of its runs, and batches as large as ClickHouse likes them. An insert of a few rows costs as much as one of
+// hundreds: while results flow, a batch takes a second of them. The last page of a run lands at once, and what comes alone
+// within BatchQuiet, and the time of three small inserts. What waits while ClickHouse is away is bounded by its bytes: some
+// thousand pages of a few boxes.
 func Limits() stage.Limits {
-	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: 300 * time.Millisecond, MaxInFlight: 4000, MaxBytes: 4 << 20}
+	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: time.Second, BatchQuiet: 250 * time.Millisecond, MaxInFlight: 4000, MaxBytes: 4 << 20}
 }
 
 // Config is what a Recorder is made of.
@@ -90,7 +91,7 @@ func build(c Config, t tables) (*Recorder, error) {
 func (r *Recorder) Stage() stage.Config {
 	return stage.Config{
 		Name: Name, Group: Name, Topics: []string{schemas.TopicResults},
-		Handler: r, About: about, Condemned: condemned,
+		Handler: r, About: about, Condemned: condemned, Last: last,
 		Assigned: func(_ context.Context, _ string, partitions []int32) error {
 			r.cache.owned.end(partitions)
 			r.watch.rescan()
