@@ -85,7 +85,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	desk := submission.NewDesk(store, producer, asked, cfg.HTTP.MaxUpload, cfg.ProduceTimeout, time.Now)
 	reader := &query.Reader{DB: db}
 	known := models.New(cfg.DefaultModel, p.Logger)
-	feed := &progress.Feed{Source: reader.Summaries, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}
+	feed := &progress.Feed{Source: reader.Progress, Every: progressEvery, Max: maxWatchers, Logger: p.Logger}
 	books := &catalogue.Catalogue{Results: reader, Markers: desk, Asked: asked, Timeout: cfg.QueryTimeout}
 	controlled := &control.Desk{
 		Catalogue: books, Asked: asked, DB: db, Producer: producer, Patience: cfg.ProduceTimeout, Timeout: cfg.QueryTimeout,

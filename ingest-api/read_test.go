@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"leafcutter/ingest-api/client"
+	"leafcutter/ingest-api/internal/query"
 	"leafcutter/schemas"
 	"leafcutter/schemas/api"
 )
@@ -280,5 +281,50 @@ func TestListIsInPartsAndStandsStill(t *testing.T) {
 	_, body = w.get("/?title=Report&state=completed")
 	if page := string(body); !strings.Contains(page, "Report 4") || strings.Contains(page, "Report 2") {
 		t.Error("the web page does not filter")
+	}
+}
+
+// TestProgressIsThatOfTheView compares what watchers are told with the view, of a document that was run twice and tried
+// with a shadow, of one that has no run, and of none.
+func TestProgressIsThatOfTheView(t *testing.T) {
+	w := start(t, nil)
+	now := time.Now()
+	twice := w.land(schemas.NewDocumentID(now), "Twice", now, schemas.Completed)
+	queued := schemas.NewDocumentID(now)
+	if err := w.db.Exec(t.Context(), `INSERT INTO documents (document_id, title, submitted_at, version) VALUES (?, 'Queued', ?, 1)`, queued, now); err != nil {
+		t.Fatal(err)
+	}
+	for _, run := range []struct {
+		state    schemas.State
+		done     uint32
+		decision uint64
+		shadow   bool
+	}{{schemas.Running, 1, 5, false}, {schemas.Queued, 0, 3, false}, {schemas.Running, 2, 9, true}} {
+		err := w.db.Exec(t.Context(), `INSERT INTO runs (run_id, document_id, state, pages_selected, pages_done, decision, shadow, submitted_at, version)
+			VALUES (generateUUIDv4(), ?, ?, 3, ?, ?, ?, fromUnixTimestamp64Milli(?, 'UTC'), 1)`, twice.documentID, string(run.state), run.done, run.decision, run.shadow, twice.submittedAt.UnixMilli())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	reader := &query.Reader{DB: w.db}
+	ids := []string{twice.documentID, queued, schemas.NewDocumentID(now)}
+	told, err := reader.Progress(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	view, err := reader.Summaries(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 2 || len(view) != 2 {
+		t.Fatalf("%d and %d documents, want 2", len(told), len(view))
+	}
+	for id, s := range view {
+		if told[id] != s.Progress() {
+			t.Errorf("watchers are told %+v, the view has %+v", told[id], s.Progress())
+		}
+	}
+	if p := told[twice.documentID]; p.State != schemas.Running || p.PagesDone != 1 {
+		t.Errorf("the newest run is not what is told: %+v", p)
 	}
 }

@@ -134,6 +134,9 @@ func (n nothing) Select(context.Context, any, string, ...any) error       { retu
 func (n nothing) Summaries(context.Context, []string) (map[string]api.Summary, error) {
 	return nil, n.err
 }
+func (n nothing) Progress(context.Context, []string) (map[string]api.Progress, error) {
+	return nil, n.err
+}
 
 // served is an API at work on these.
 type served struct {
@@ -166,7 +169,7 @@ func serve(t *testing.T, change func(*httpapi.Config, *httpapi.Parts)) *served {
 	parts := httpapi.Parts{
 		Spool: spool, Desk: desk, Catalogue: books, Models: known,
 		Control: s.control,
-		Feed:    &progress.Feed{Source: s.rows.Summaries, Every: time.Millisecond, Max: 1, Logger: log},
+		Feed:    &progress.Feed{Source: s.rows.Progress, Every: time.Millisecond, Max: 1, Logger: log},
 		Objects: s.store, Version: "test", Logger: log, Tracers: tracenoop.NewTracerProvider(), Meters: noop.NewMeterProvider(),
 		Propagator: propagation.TraceContext{},
 	}

@@ -12,8 +12,8 @@ import (
 	"leafcutter/schemas/api"
 )
 
-// Source gives the state of documents by id; those without a row yet are missing.
-type Source func(ctx context.Context, documentIDs []string) (map[string]api.Summary, error)
+// Source tells how far documents are, by id; those without a row yet are missing.
+type Source func(ctx context.Context, documentIDs []string) (map[string]api.Progress, error)
 
 // Feed asks Source at most once in Every, and only while somebody watches.
 type Feed struct {
@@ -114,8 +114,8 @@ func (f *Feed) ask(ctx context.Context, ids []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w := range f.watchers {
-		state, ok := states[w.documentID]
-		if p := state.Progress(); ok && p != w.last {
+		p, ok := states[w.documentID]
+		if ok && p != w.last {
 			w.last = p
 			select {
 			case <-w.news:

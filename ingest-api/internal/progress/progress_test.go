@@ -27,14 +27,14 @@ type rows struct {
 	err   error
 }
 
-func (r *rows) summaries(_ context.Context, ids []string) (map[string]api.Summary, error) {
+func (r *rows) progress(_ context.Context, ids []string) (map[string]api.Progress, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	slices.Sort(ids)
 	r.asked = append(r.asked, ids)
-	found := map[string]api.Summary{}
+	found := map[string]api.Progress{}
 	for id, done := range r.done {
-		found[id] = api.Summary{DocumentID: id, State: schemas.Running, PagesDone: done}
+		found[id] = api.Progress{DocumentID: id, State: schemas.Running, PagesDone: done}
 	}
 	return found, r.err
 }
@@ -54,7 +54,7 @@ func (r *rows) questions() [][]string {
 func TestFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rows{done: map[string]int{"a": 1}}
-		f := &progress.Feed{Source: r.summaries, Every: 500 * time.Millisecond, Max: 3, Logger: slog.New(slog.DiscardHandler)}
+		f := &progress.Feed{Source: r.progress, Every: 500 * time.Millisecond, Max: 3, Logger: slog.New(slog.DiscardHandler)}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { f.Run(ctx); close(ended) }()

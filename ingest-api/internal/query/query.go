@@ -85,6 +85,36 @@ func (r *Reader) Summaries(ctx context.Context, documentIDs []string) (map[strin
 	return found, nil
 }
 
+// Progress is how far documents are, by id, as document_status has it; one that has no row yet is missing. It is asked
+// twice a second while somebody watches, so it reads the runs, which take a third of the time of the view, and the view for
+// documents without a run alone.
+func (r *Reader) Progress(ctx context.Context, documentIDs []string) (map[string]api.Progress, error) {
+	var rows []summaryRow
+	err := r.DB.Select(ctx, &rows, `SELECT toString(document_id) AS id, state, pages_selected, pages_done, pages_failed, boxes
+		FROM runs FINAL WHERE document_id IN (?) AND NOT shadow ORDER BY decision DESC, run_id DESC LIMIT 1 BY document_id`, documentIDs)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]api.Progress, len(documentIDs))
+	for _, row := range rows {
+		found[row.DocumentID] = row.summary().Progress()
+	}
+	var others []string
+	for _, id := range documentIDs {
+		if _, ok := found[id]; !ok {
+			others = append(others, id)
+		}
+	}
+	if len(others) == 0 {
+		return found, nil
+	}
+	queued, err := r.Summaries(ctx, others)
+	for id, s := range queued {
+		found[id] = s.Progress()
+	}
+	return found, err
+}
+
 const summaryColumns = `SELECT toString(document_id) AS id, title, state, pages_selected, pages_done, pages_failed, boxes,
 	submitted_at, finished_at`
 
