@@ -25,14 +25,14 @@ type Config struct {
 	Library   string   `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
 	CacheDir  string   `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
 
-	Memory  config.Bytes  `env:"LEAFCUTTER_MODELS_MEMORY" envDefault:"512MiB" desc:"memory for loaded models, each counted as 64MiB and two and a half times its weights; where it does not hold the next one, the one unused for longest is unloaded first; one model is loaded whatever its size"`
+	Memory  config.Bytes  `env:"LEAFCUTTER_MODELS_MEMORY" envDefault:"512MiB" desc:"memory for loaded models, each counted as 64MiB and two and a half times its weights, and those with dynamic_batching as more; where it does not hold the next one, the one unused for longest is unloaded first; one model is loaded whatever its size"`
 	Refresh time.Duration `env:"LEAFCUTTER_MODELS_REFRESH" envDefault:"30s" desc:"how often LEAFCUTTER_MODELS_DIR is looked at for models that have changed; 0 for never"`
 
 	Provider string `env:"LEAFCUTTER_INFERENCE_PROVIDER" desc:"ONNX Runtime's execution provider: cpu, cuda or openvino; empty for the one that the model's manifest names. The last two need an ONNX Runtime that was built with them"`
 
 	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was first loaded here"`
 	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
-	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred"`
+	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred; that many batches of a model with dynamic_batching"`
 
 	MaxPixels int          `env:"LEAFCUTTER_MAX_PAGE_PIXELS" envDefault:"40000000" desc:"pixels of a page image above which it is refused"`
 	MaxBytes  config.Bytes `env:"LEAFCUTTER_MAX_PAGE_BYTES" envDefault:"64MiB" desc:"bytes of a page image above which it is refused, and of all page images held at once"`
@@ -94,7 +94,17 @@ func (c Config) names() []string {
 	return slices.Compact(slices.Sorted(slices.Values(c.Models)))
 }
 
-// resolve fills in what was left zero.
+// pages is how many pages of a model are in work at once: those of each inference,
+// and as many as one of them takes that are being read meanwhile. It is Pages
+// where that is given: a batch is no larger than it.
+func (c Config) pages(m manifest.Manifest) int {
+	if c.Pages > 0 {
+		return c.Pages
+	}
+	return (c.Runs + 1) * max(m.Batching.MaxSize, 1)
+}
+
+// resolve fills in what was left zero, but for Pages.
 func (c Config) resolve() (Config, error) {
 	if err := c.Validate(); err != nil {
 		return c, err
@@ -104,9 +114,6 @@ func (c Config) resolve() (Config, error) {
 	}
 	if c.Runs == 0 {
 		c.Runs = 1
-	}
-	if c.Pages == 0 {
-		c.Pages = c.Runs + 1
 	}
 	if c.ModelsDir == "" || c.Library == "" {
 		binary, err := os.Executable()

@@ -9,6 +9,9 @@
 // the processor, compared with the original on a page, and kept in a cache
 // (load.go, prepare.go, cache.go).
 //
+// Pages are inferred one by one, or some at once where the manifest asks for it
+// (batch.go).
+//
 // Memory is bounded when a Detector is made: so many pages may be in work at
 // once, each with its tensors, and pages are read row by row. It does not grow
 // with the number of pages, their size, or those who wait; where a model's
@@ -70,9 +73,12 @@ type Detector struct {
 
 	library *session.Runtime
 	session *session.Session
-	pages   chan *page    // idle ones; taking one is the right to work on a page
-	made    int           // how many pages there are
-	runs    chan struct{} // sending is the right to infer
+	pages   chan *page         // idle ones; taking one is the right to work on a page
+	made    int                // how many pages there are
+	runs    chan struct{}      // sending is the right to infer
+	batches *batches           // nil where pages are inferred one by one
+	wholes  chan *session.Slot // idle tensors of whole batches, one for each run
+	log     *slog.Logger
 
 	close    sync.Once
 	closeErr error
@@ -92,8 +98,11 @@ type Page struct {
 	// Boxes are in the order of schemas.CompareBoxes; never nil.
 	Boxes []schemas.Box
 	// Where the time went: reading and shrinking the page, the model (in
-	// Wait, until another page's was done), and making boxes of its outputs.
+	// Wait, for other pages), and making boxes of its outputs.
 	Preprocess, Wait, Infer, Decode time.Duration
+	// Together is how many pages were inferred at once, itself included. Infer
+	// is its share of the time, and Wait has that of the others.
+	Together int
 }
 
 // Option changes how a detector is made.
@@ -121,6 +130,7 @@ func New(ctx context.Context, c Config, log *slog.Logger, options ...Option) (*D
 // load is New of a model that was fetched. Detectors that share runs infer, all
 // together, as often at once as it has room. c is resolved.
 func load(ctx context.Context, c Config, f repository.Fetched, runs chan struct{}, log *slog.Logger, options []Option) (*Detector, error) {
+	c.Pages = c.pages(f.Manifest)
 	l, err := newLoader(c, f)
 	if err != nil {
 		return nil, err
@@ -131,7 +141,7 @@ func load(ctx context.Context, c Config, f repository.Fetched, runs chan struct{
 	}
 	d := &Detector{
 		config: c, manifest: f.Manifest, digest: f.Digest, family: l.family, library: l.library,
-		runs: runs, pages: make(chan *page, c.Pages),
+		runs: runs, pages: make(chan *page, c.Pages), wholes: make(chan *session.Slot, c.Runs), log: l.log,
 	}
 	if err = d.warm(ctx, l); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -153,6 +163,9 @@ func (d *Detector) warm(ctx context.Context, l *loader) (err error) {
 	l.page = <-d.pages
 	defer func() { d.pages <- l.page }()
 	d.session, err = l.load(ctx)
+	if err == nil && d.manifest.Batching.MaxSize > 1 {
+		err = d.startBatches(ctx, l)
+	}
 	// What loading left over is given back now: from here on memory hardly
 	// changes, so nothing else would do it.
 	debug.FreeOSMemory()
@@ -202,6 +215,10 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	}
 	defer func() { d.pages <- p }()
 
+	if d.batches != nil {
+		d.batches.expect(p)
+		defer d.batches.excuse(p)
+	}
 	start := time.Now()
 	geometry, err := p.preprocess(d.family, png, d.config.MaxPixels)
 	if err != nil {
@@ -209,23 +226,16 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	}
 	found := Page{Width: geometry.Width, Height: geometry.Height, Preprocess: time.Since(start)}
 
-	start = time.Now()
-	select {
-	case d.runs <- struct{}{}:
-	case <-ctx.Done():
-		return Page{}, ctx.Err()
+	infer := d.infer
+	if d.batches != nil {
+		infer = d.batches.infer
 	}
-	found.Wait = time.Since(start)
-	start = time.Now()
-	err = d.session.Run(ctx, p.slot)
-	<-d.runs
-	if err != nil {
+	if err := infer(ctx, p, &found); err != nil {
 		if ctx.Err() != nil {
 			return Page{}, ctx.Err()
 		}
 		return Page{}, fault.AsTransient(CodeInference, err)
 	}
-	found.Infer = time.Since(start)
 
 	start = time.Now()
 	found.Boxes, err = d.family.Decode(p.outputs(), geometry)
@@ -234,6 +244,22 @@ func (d *Detector) Detect(ctx context.Context, png []byte) (Page, error) {
 	}
 	found.Decode = time.Since(start)
 	return found, nil
+}
+
+// infer runs the model for one page, and says in found how long that took.
+func (d *Detector) infer(ctx context.Context, p *page, found *Page) error {
+	start := time.Now()
+	select {
+	case d.runs <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-d.runs }()
+	found.Wait = time.Since(start)
+	start = time.Now()
+	err := d.session.Run(ctx, p.slot)
+	found.Infer, found.Together = time.Since(start), 1
+	return err
 }
 
 // outputs are those of the run before, as families take them.
@@ -273,6 +299,10 @@ func (d *Detector) Close() error {
 		for range d.made { // each comes back when its work is done
 			p := <-d.pages
 			errs = append(errs, p.slot.Close())
+		}
+		close(d.wholes)
+		for whole := range d.wholes {
+			errs = append(errs, whole.Close())
 		}
 		if d.session != nil {
 			errs = append(errs, d.session.Close())

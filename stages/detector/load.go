@@ -13,6 +13,8 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+
 	"leafcutter/stages/detector/internal/family"
 	"leafcutter/stages/detector/internal/manifest"
 	"leafcutter/stages/detector/internal/repository"
@@ -41,8 +43,9 @@ type loader struct {
 	weights  string // path of the model's file as shipped
 	family   family.Family
 	library  *session.Runtime
-	page     *page  // on which the model is tried
-	child    string // binary that prepares in a process of its own; "" for this one
+	page     *page                 // on which the model is tried
+	child    string                // binary that prepares in a process of its own; "" for this one
+	sizes    metric.Int64Histogram // of batches; nil where nobody counts
 	log      *slog.Logger
 }
 

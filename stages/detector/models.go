@@ -377,7 +377,7 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		kept.Weights = known.Weights
 	}
 	v := newVersion(kept)
-	if known != nil && known.Manifest.Provider == kept.Manifest.Provider && known.Weights == kept.Weights {
+	if known != nil && known.Manifest.Provider == kept.Manifest.Provider && known.Manifest.Batching == kept.Manifest.Batching && known.Weights == kept.Weights {
 		v = known // it computes the same in the same way, and may be loaded: only labels or thresholds are new
 	}
 	if v != before {

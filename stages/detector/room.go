@@ -22,7 +22,7 @@ type version struct {
 }
 
 func newVersion(f repository.Fetched) *version {
-	return &version{Fetched: f, bytes: bytesOf(f.Weights)}
+	return &version{Fetched: f, bytes: bytesOf(f)}
 }
 
 // room is the memory for loaded models. A version is loaded when somebody
@@ -71,14 +71,14 @@ func newRoom(budget int64, load func(ctx context.Context, v *version) (*Detector
 // bytesOf is what a loaded model takes, by estimate: what ONNX Runtime and
 // tensors take of the smallest, and two and a half times its weights. That is
 // the model that comes with the project (7 MB, 100 MB resident) and Detectron2's
-// (166 MB, 460 MB).
-func bytesOf(weights string) int64 {
+// (166 MB, 460 MB). Batches take more.
+func bytesOf(f repository.Fetched) int64 {
 	const least = 64 << 20
-	info, err := os.Stat(weights)
+	info, err := os.Stat(f.Weights)
 	if err != nil {
 		return least // loading it says what is wrong
 	}
-	return least + info.Size()*5/2
+	return least + info.Size()*5/2 + bytesOfBatch(f.Manifest, info.Size())
 }
 
 // enter waits until v is loaded and gives its detector, until leave is called.

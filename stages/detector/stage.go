@@ -16,6 +16,7 @@ import (
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/stage"
 	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/manifest"
 )
 
 // Name of the stage. Its consumer group is the model's own: schemas.DetectorGroup.
@@ -60,9 +61,16 @@ func (m *Models) Stage(name string, store Store) stage.Config {
 	}
 }
 
-// Workers is how many records each stage should handle at once where nobody says
-// otherwise: those in work, and one whose image is being fetched.
-func (m *Models) Workers() int { return m.config.Pages + 1 }
+// Workers is how many records the stage of one of the models should handle at once
+// where nobody says otherwise: those in work, and one whose image is being fetched.
+// It goes by the version that is served when it is asked.
+func (m *Models) Workers(name string) int {
+	var served manifest.Manifest
+	if v := m.recall(name, ""); v != nil {
+		served = v.Manifest
+	}
+	return m.config.pages(served) + 1
+}
 
 // hold puts pages off whose version of the model has to wait for its turn: in the
 // handler they would keep pages of the other from it.
@@ -104,6 +112,7 @@ func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
 	}
 	trace.SpanFromContext(ctx).SetAttributes(
 		attribute.Int("leafcutter.boxes", len(found.Boxes)),
+		attribute.Int("leafcutter.batch", found.Together),
 		attribute.Float64("leafcutter.preprocess_ms", milliseconds(found.Preprocess)),
 		attribute.Float64("leafcutter.wait_ms", milliseconds(found.Wait)),
 		attribute.Float64("leafcutter.infer_ms", milliseconds(found.Infer)),

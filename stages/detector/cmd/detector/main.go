@@ -60,7 +60,11 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 	if err != nil {
 		return fmt.Errorf("find the binary that prepares models: %w", err)
 	}
-	models, err := detector.OpenModels(ctx, cfg.Detector, cfg.Objects, p.Logger, detector.InChild(binary))
+	metered, err := detector.Metered(p.Telemetry.MeterProvider())
+	if err != nil {
+		return err
+	}
+	models, err := detector.OpenModels(ctx, cfg.Detector, cfg.Objects, p.Logger, detector.InChild(binary), metered)
 	if err != nil {
 		return err
 	}
@@ -129,7 +133,7 @@ func (w *wiring) serve(ctx context.Context, model string) error {
 	w.asked.Heed(&s)
 	s.Limits = w.cfg.Limits
 	if s.Limits.Workers == 0 {
-		s.Limits.Workers = w.models.Workers()
+		s.Limits.Workers = w.models.Workers(model)
 	}
 	s.Probes["kafka"] = kafka.Probe(w.cfg.Kafka)
 	s.Probes[objectstore.Dependency] = w.store.Probe

@@ -117,6 +117,9 @@ func checkInput(m manifest.Manifest, f Family, in Port) []error {
 		if want := f.Input(1, 1); !compatible(in.Shape, want) {
 			faults = append(faults, fmt.Errorf("its input is %s, want %s", in, shapeString(want)))
 		}
+		if m.Batching.MaxSize > 1 && len(in.Shape) > 0 && in.Shape[0] >= 0 {
+			faults = append(faults, fmt.Errorf("dynamic_batching: its input is %s, which takes %d in one inference: export it with a dynamic first axis, or leave dynamic_batching out", in, in.Shape[0]))
+		}
 		return faults
 	}
 	if want := []int64{3, -1, -1}; !compatible(in.Shape, want) {

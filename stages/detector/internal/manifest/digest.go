@@ -16,7 +16,7 @@ import (
 // find the same boxes on the same page.
 //
 // Not part of it: name and version (labels), thresholds (a run's options carry
-// them) and the execution provider (how, not what). A field added here later
+// them), the execution provider and batches (how, not what). A field added here later
 // must be omitted while it has the value that it stood for before, so that
 // digests of models that don't use it stay as they are.
 func (m Manifest) Digest() (string, error) {

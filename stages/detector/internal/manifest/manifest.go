@@ -51,6 +51,18 @@ type Manifest struct {
 	// Provider is the execution provider that runs the model where nobody
 	// says otherwise, one of Providers.
 	Provider string `json:"provider,omitempty"`
+
+	// Batching asks for several pages in one inference; the zero value for none.
+	Batching Batching `json:"dynamic_batching,omitzero"`
+}
+
+// Batching puts pages that wait at the same time into one inference. The model
+// must take any number of pages along the first dimension of its input.
+type Batching struct {
+	MaxSize int `json:"max_batch_size"` // pages
+	// MaxDelayMS is how many milliseconds a page waits for others that are being
+	// read; 0 for not at all.
+	MaxDelayMS int `json:"max_queue_delay_ms"`
 }
 
 // Input is the tensor that a model takes.

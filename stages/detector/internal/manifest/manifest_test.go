@@ -58,7 +58,8 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		"name": "My Model", "file": "../weights.onnx", "sha256": "ABC", "provider": "abacus",
 		"input": {"width": 0, "height": 100000, "resize": "seam", "channels": "cmyk", "std": [1, 0, 1]},
 		"classes": ["a", "", "a"], "score_floor": 1, "thresholds": {"b": 2},
-		"nms": {"iou": 0, "cross_class_iou": 2, "prefer": {"z": -1}, "candidates": 0, "max_boxes": 1000000}}`))
+		"nms": {"iou": 0, "cross_class_iou": 2, "prefer": {"z": -1}, "candidates": 0, "max_boxes": 1000000},
+		"dynamic_batching": {"max_batch_size": 1, "max_queue_delay_ms": -1}}`))
 	if !errors.Is(err, ErrInvalid) {
 		t.Fatalf("got %v", err)
 	}
@@ -67,6 +68,7 @@ func TestEveryFaultAtOnce(t *testing.T) {
 		"input.resize:", "input.channels:", "input.std[1]:", "classes[1]:", `"a" appears twice`, "score_floor:",
 		`thresholds: "*" missing`, `thresholds: "b" is not`, `thresholds: "b": 2`, "nms.iou:", "nms.cross_class_iou:",
 		`nms.prefer: "z" is not`, `nms.prefer: "z": -1`, "nms.candidates:", "nms.max_boxes:",
+		"dynamic_batching.max_batch_size: 1", "dynamic_batching.max_queue_delay_ms: -1",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not among the faults:\n%v", want, err)
@@ -76,9 +78,13 @@ func TestEveryFaultAtOnce(t *testing.T) {
 
 func TestRefusesWhatItDoesNotKnow(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"a mistyped field":  changed(t, func(m map[string]any) { m["score_flor"] = 0.2 }),
-		"something after":   append(shipped(t), "{}"...),
-		"not JSON":          []byte("name: layout"),
+		"a mistyped field": changed(t, func(m map[string]any) { m["score_flor"] = 0.2 }),
+		"something after":  append(shipped(t), "{}"...),
+		"not JSON":         []byte("name: layout"),
+		"a batch of pages of any size": changed(t, func(m map[string]any) {
+			m["input"] = map[string]any{"name": "image", "shortest_edge": 800, "longest_edge": 1333, "channels": "bgr"}
+			m["dynamic_batching"] = map[string]any{"max_batch_size": 8, "max_queue_delay_ms": 20}
+		}),
 		"a threshold below": changed(t, func(m map[string]any) { m["thresholds"] = map[string]any{"*": 0.05} }),
 	} {
 		if _, err := Parse(b); !errors.Is(err, ErrInvalid) {
@@ -121,7 +127,10 @@ func TestDigestIsOfWhatChangesResults(t *testing.T) {
 		"source":     func(m map[string]any) { m["source"] = "elsewhere" },
 		"thresholds": func(m map[string]any) { m["thresholds"] = map[string]any{"*": 0.6} },
 		"provider":   func(m map[string]any) { delete(m, "provider") },
-		"nothing":    func(map[string]any) {}, // but the order of keys and white space
+		"batches": func(m map[string]any) {
+			m["dynamic_batching"] = map[string]any{"max_batch_size": 8, "max_queue_delay_ms": 0}
+		},
+		"nothing": func(map[string]any) {}, // but the order of keys and white space
 	} {
 		if digest(t, changed(t, change)) != base {
 			t.Errorf("%s changed the digest", name)

@@ -18,6 +18,8 @@ const (
 	maxSide       = 8192
 	maxClasses    = 10_000
 	maxCandidates = 100_000
+	maxBatch      = 64
+	maxDelayMS    = 10_000
 	maxBoxes      = 1_000 // about 100 bytes of JSON each: a page's record stays far under a broker's limit of 1 MB
 )
 
@@ -51,7 +53,26 @@ func (m Manifest) Validate() error {
 		fault("score_floor: %v, must be above 0 and below 1", m.ScoreFloor)
 	}
 	faults = append(faults, m.NMS.validate(m.Classes)...)
+	faults = append(faults, m.Batching.validate(m.Input)...)
 	return errors.Join(faults...)
+}
+
+func (b Batching) validate(in Input) []error {
+	if b == (Batching{}) {
+		return nil
+	}
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if b.MaxSize < 2 || b.MaxSize > maxBatch {
+		fault("dynamic_batching.max_batch_size: %d, must be 2 to %d", b.MaxSize, maxBatch)
+	}
+	if b.MaxDelayMS < 0 || b.MaxDelayMS > maxDelayMS {
+		fault("dynamic_batching.max_queue_delay_ms: %d, must be 0 to %d", b.MaxDelayMS, maxDelayMS)
+	}
+	if in.Varies() {
+		fault("dynamic_batching: pages of one inference are of one size, and this input's depends on the page: leave it out")
+	}
+	return faults
 }
 
 func (in Input) validate() []error {
