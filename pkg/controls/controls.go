@@ -27,8 +27,8 @@ type Set struct {
 	log *slog.Logger
 
 	mu       sync.RWMutex
-	asked    map[string]schemas.Control // by document, the one that holds
-	why      error                      // the topic cannot be read now; nil where it is being followed
+	asked    table // the one that holds of each document
+	why      error // the topic cannot be read now; nil where it is being followed
 	caughtUp chan struct{}
 	once     sync.Once
 }
@@ -38,7 +38,7 @@ func New(log *slog.Logger) *Set {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Set{log: log, asked: map[string]schemas.Control{}, why: errors.New("the topic of controls is still to be read"), caughtUp: make(chan struct{})}
+	return &Set{log: log, asked: newTable(), why: errors.New("the topic of controls is still to be read"), caughtUp: make(chan struct{})}
 }
 
 // Follow reads the topic until ctx ends. A broker that is away, or a topic that is still to be made, is waited for.
@@ -95,68 +95,72 @@ func (s *Set) CaughtUp() {
 // Apply takes one record of the topic. A nil value takes back what was asked, but for a delete. A record that cannot be
 // read, or is not its key's, is passed over: compaction keeps a control by its key alone. A delete is taken under the
 // document's plain key as well.
-func (s *Set) Apply(key string, value []byte) {
+func (s *Set) Apply(name string, value []byte) {
 	if value == nil {
+		k, ok := keyOf(name)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.asked[key].Action != schemas.ActionDelete {
-			delete(s.asked, key)
+		if old, asked := s.asked.get(k); ok && asked && old.action() != schemas.ActionDelete {
+			s.asked.remove(k)
 		}
 		return
 	}
 	c, err := schemas.Unmarshal[schemas.Control](value)
 	switch {
 	case err != nil:
-	case key != c.DocumentID && key != c.Key() || !schemas.IsUUID(c.DocumentID):
+	case name != c.DocumentID && name != c.Key() || !schemas.IsUUID(c.DocumentID):
 		err = fmt.Errorf("it is of the document %.80q", c.DocumentID)
 	default:
-		c.Action, err = known(c.Action)
+		if _, known := heldOf(c); !known {
+			err = fmt.Errorf("the action %.80q is not known", c.Action)
+		}
 	}
 	if err != nil {
-		s.log.Warn("a control cannot be read", slog.String("key", fmt.Sprintf("%.80s", key)), slog.Any("error", err))
+		s.log.Warn("a control cannot be read", slog.String("key", fmt.Sprintf("%.80s", name)), slog.Any("error", err))
 		return
 	}
 	s.Asked(c)
 }
 
-// known is the action as one of the constants, so that no document keeps a string of its own.
-func known(action string) (string, error) {
-	for _, a := range []string{schemas.ActionCancel, schemas.ActionResume, schemas.ActionDelete} {
-		if a == action {
-			return a, nil
-		}
-	}
-	return "", fmt.Errorf("the action %.80q is not known", action)
-}
-
 // Asked takes a control that the topic has acknowledged, so that who asked need not wait to read it.
 func (s *Set) Asked(c schemas.Control) {
+	k, of := keyOf(c.DocumentID)
+	now, known := heldOf(c)
+	if !of || !known {
+		return // nobody's, or nothing
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old, ok := s.asked[c.DocumentID]
-	if !ok || outranks(c, old) {
-		s.asked[c.DocumentID] = c
+	if old, ok := s.asked.get(k); !ok || outranks(now, old) {
+		s.asked.put(k, now)
 	}
 }
 
 // outranks tells which of two controls holds: a delete before all others, the higher sequence among equals. Of one
 // sequence, which two askers may have made at once, the cancel holds: it is taken back more easily than it is missed.
-func outranks(a, b schemas.Control) bool {
-	if deletes, deleted := a.Action == schemas.ActionDelete, b.Action == schemas.ActionDelete; deletes != deleted {
+func outranks(a, b held) bool {
+	if deletes, deleted := a.action() == schemas.ActionDelete, b.action() == schemas.ActionDelete; deletes != deleted {
 		return deletes
 	}
-	return a.Sequence > b.Sequence || a.Sequence == b.Sequence && a.Action == schemas.ActionCancel
+	return a.sequence > b.sequence || a.sequence == b.sequence && a.action() == schemas.ActionCancel
 }
 
-// Last is what was last asked of a document.
+// Last is what was last asked of a document, its time to the millisecond.
 func (s *Set) Last(documentID string) (schemas.Control, bool) {
 	if s == nil {
 		return schemas.Control{}, false
 	}
+	k, ok := keyOf(documentID)
+	if !ok {
+		return schemas.Control{}, false
+	}
 	s.mu.RLock()
-	defer s.mu.RUnlock()
-	c, ok := s.asked[documentID]
-	return c, ok
+	h, ok := s.asked.get(k)
+	s.mu.RUnlock()
+	if !ok {
+		return schemas.Control{}, false
+	}
+	return h.of(documentID), true
 }
 
 // Cancelled tells whether a document is cancelled, and by which control.

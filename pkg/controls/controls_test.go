@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"runtime"
+	"runtime/metrics"
 	"testing"
 	"time"
 
@@ -322,4 +324,52 @@ func TestADeleteOutlivesCompaction(t *testing.T) {
 	if got, deleted := s.Deleted(one); !deleted || got.Sequence != 5 {
 		t.Errorf("after compaction %+v, %v", got, deleted)
 	}
+}
+
+// What a control costs for ever, in every stage. Maps grow by doubling, so it is measured wherever that may be.
+func TestAControlIsSmall(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(s)
+		return s[0].Value.Uint64()
+	}
+	before, s := heap(), controls.New(nil)
+	most, n := 0.0, 0
+	for _, count := range []int{100_000, 130_000, 170_000, 200_000} {
+		for ; n < count; n++ {
+			at := time.UnixMilli(int64(1e12) + int64(n))
+			s.Asked(schemas.Control{DocumentID: schemas.NewDocumentID(at), Action: schemas.ActionDelete, Sequence: at.UnixMilli(), At: at})
+		}
+		each := float64(heap()-before) / float64(n)
+		t.Logf("%d controls: %.0f bytes each", n, each)
+		most = max(most, each)
+	}
+	if most > 48 {
+		t.Errorf("%.0f bytes", most)
+	}
+	runtime.KeepAlive(s)
+}
+
+// A million controls, and what it is to ask for one of them: once for each record.
+func BenchmarkLast(b *testing.B) {
+	s := controls.New(nil)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	ids := make([]string, 1000)
+	for n := range 1_000_000 {
+		at := time.UnixMilli(int64(1e12) + int64(n))
+		ids[n%1000] = schemas.NewDocumentID(at)
+		s.Asked(schemas.Control{DocumentID: ids[n%1000], Action: schemas.ActionDelete, Sequence: at.UnixMilli(), At: at})
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if _, deleted := s.Deleted(ids[n%1000]); !deleted {
+			b.Fatal("not there")
+		}
+	}
+	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB")
 }
