@@ -10,7 +10,7 @@
 // (load.go, prepare.go, cache.go).
 //
 // Pages are inferred one by one, or some at once where the manifest asks for it
-// (batch.go).
+// (batch.go, together.go).
 //
 // Memory is bounded when a Detector is made: so many pages may be in work at
 // once, each with its tensors, and pages are read row by row. It does not grow
