@@ -26,6 +26,7 @@ type Config struct {
 	Checksum       string   `env:"S3_CHECKSUM" envDefault:"when-supported" desc:"CRC32 of bodies: when-supported, or when-required for servers that refuse it"`
 	Sources        []string `env:"S3_SOURCES" desc:"other buckets, or bucket/prefix, that a submitted s3:// source may point into, separated by commas"`
 	Connections    int      `env:"S3_CONNECTIONS" envDefault:"32" desc:"connections to S3 that are kept open"`
+	TraceRequests  bool     `env:"S3_TRACE_REQUESTS" desc:"a span for each request to S3: a page makes a dozen, which cost more than all its other spans. Metrics of requests are there in any case"`
 }
 
 // Validate reports every fault at once.

@@ -23,6 +23,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"leafcutter/pkg/failpoint"
 	"leafcutter/pkg/fault"
@@ -58,7 +59,7 @@ type Info struct {
 // Option changes how a store is opened.
 type Option func(*outbound.Settings)
 
-// WithTelemetry sends spans and metrics of requests to these providers.
+// WithTelemetry sends metrics of requests, and with Config.TraceRequests their spans, to these providers.
 func WithTelemetry(tracers trace.TracerProvider, meters metric.MeterProvider) Option {
 	return func(s *outbound.Settings) { s.Tracers, s.Meters = tracers, meters }
 }
@@ -77,6 +78,9 @@ func Open(ctx context.Context, cfg Config, options ...Option) (*Store, error) {
 	settings := outbound.Settings{Connections: cfg.Connections, Patience: patience}
 	for _, option := range options {
 		option(&settings)
+	}
+	if !cfg.TraceRequests {
+		settings.Tracers = noop.NewTracerProvider()
 	}
 	load := []func(*awsconfig.LoadOptions) error{awsconfig.WithRegion(cfg.Region)}
 	if cfg.AccessKeyID != "" {

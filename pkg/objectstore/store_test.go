@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.uber.org/goleak"
 
 	"leafcutter/pkg/fault"
@@ -381,5 +384,21 @@ func TestProbeReadsBack(t *testing.T) {
 	})
 	if err := store.Probe(t.Context()); fault.ClassOf(err) != fault.Unavailable || fault.DependencyOf(err) != "s3" {
 		t.Errorf("%v is %s", err, fault.ClassOf(err))
+	}
+}
+
+// TestRequestsAreTracedWhereAskedFor: a page's dozen of objects makes a dozen spans only if somebody wants them.
+func TestRequestsAreTracedWhereAskedFor(t *testing.T) {
+	for traced, want := range map[bool]int{false: 0, true: 1} {
+		exporter := tracetest.NewInMemoryExporter()
+		provider := trace.NewTracerProvider(trace.WithSyncer(exporter))
+		cfg := objectstoretest.NewServer(t).Config()
+		cfg.TraceRequests = traced
+		if err := open(t, cfg, objectstore.WithTelemetry(provider, noop.NewMeterProvider())).Put(t.Context(), "k", []byte("v"), ""); err == nil {
+			t.Error("stored in a server that has no bucket")
+		}
+		if got := len(exporter.GetSpans()); got != want {
+			t.Errorf("S3_TRACE_REQUESTS=%v: %d spans, want %d", traced, got, want)
+		}
 	}
 }

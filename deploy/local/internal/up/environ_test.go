@@ -23,13 +23,13 @@ func last(environ []string, name string) string {
 }
 
 func TestWhatTunesPassesAndWhatLeadsAwayDoesNot(t *testing.T) {
-	env := pipelineWith("S3_SOURCES=other/in", "S3_CHECKSUM=when-required", "S3_CONNECTIONS=4", "KAFKA_SESSION_TIMEOUT=9s", "CLICKHOUSE_TIMEOUT=5s",
+	env := pipelineWith("S3_SOURCES=other/in", "S3_CHECKSUM=when-required", "S3_CONNECTIONS=4", "S3_TRACE_REQUESTS=true", "KAFKA_SESSION_TIMEOUT=9s", "CLICKHOUSE_TIMEOUT=5s",
 		"LEAFCUTTER_WORKERS=3", "LEAFCUTTER_MODEL=mine", "OTEL_RESOURCE_ATTRIBUTES=a=b", "GOGC=50",
 		"KAFKA_BROKERS=far:9092", "AWS_ENDPOINT_URL=http://far", "AWS_ACCESS_KEY_ID=x", "S3_BUCKET=far", "CLICKHOUSE_ADDR=far:8123", "CLICKHOUSE_USER=far",
 		"KAFKA_SASL_MECHANISM=PLAIN", "LEAFCUTTER_API=http://far", "LEAFCUTTER_API_ADDR=0.0.0.0:80", "LEAFCUTTER_ADMIN_ADDR=0.0.0.0:81",
 		"LEAFCUTTER_OTLP_ADDR=0.0.0.0:82", "LEAFCUTTER_LOG_FORMAT=text", "LEAFCUTTER_MODELS_DIR=relative", "HTTPS_PROXY=x").stageEnvironment("detector")
 	for name, want := range map[string]string{
-		"S3_SOURCES": "other/in", "S3_CHECKSUM": "when-required", "S3_CONNECTIONS": "4", "KAFKA_SESSION_TIMEOUT": "9s", "CLICKHOUSE_TIMEOUT": "5s",
+		"S3_SOURCES": "other/in", "S3_CHECKSUM": "when-required", "S3_CONNECTIONS": "4", "S3_TRACE_REQUESTS": "true", "KAFKA_SESSION_TIMEOUT": "9s", "CLICKHOUSE_TIMEOUT": "5s",
 		"LEAFCUTTER_WORKERS": "3", "LEAFCUTTER_MODEL": "mine", "OTEL_RESOURCE_ATTRIBUTES": "a=b", "GOGC": "50",
 		"KAFKA_BROKERS": "127.0.0.1:2", "AWS_ENDPOINT_URL": "http://127.0.0.1:3", "S3_BUCKET": "", "CLICKHOUSE_ADDR": "127.0.0.1:4",
 		"KAFKA_SASL_MECHANISM": "", "LEAFCUTTER_API_ADDR": "127.0.0.1:1", "LEAFCUTTER_ADMIN_ADDR": "127.0.0.1:0", "LEAFCUTTER_OTLP_ADDR": "",
