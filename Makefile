@@ -8,6 +8,9 @@ SHELL := /bin/sh
 PDF      ?= docs/samples/leafcutter.pdf
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
+# The page on which gRPC can show its calls is made by a template, and a program with templates keeps every method of every
+# type, since any may be called by its name. Without it the detector is 9 MB smaller, on disk and in memory.
+TAGS     := grpcnotrace
 MODULES   = $(shell go list -m -f '{{.Dir}}')
 
 # Folder and binary. Only what binds MuPDF or ONNX Runtime needs a C compiler.
@@ -32,8 +35,8 @@ build: ## build every binary into build/bin
 	@command -v go >/dev/null || { echo "build: Go 1.26 is needed: install it and run make again" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "build: a C compiler is needed: apt-get install gcc, or xcode-select --install" >&2; exit 1; }
 	@mkdir -p build/bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ $(PURE)
-	CGO_ENABLED=1 go build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/ $(CGO)
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/bin/ $(PURE)
+	CGO_ENABLED=1 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o build/bin/ $(CGO)
 
 .PHONY: run
 run: deps build ## start everything on this machine and put a document through: make run PDF=path
