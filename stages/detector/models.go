@@ -36,6 +36,7 @@ type Models struct {
 	log        *slog.Logger
 	keeping    sync.Mutex // one at a time writes into the archive
 	swept      time.Time  // when the cache was; Follow's alone
+	started    sync.Once  // when the first page comes
 
 	mu      sync.Mutex
 	library *session.Runtime // keeps ONNX Runtime loaded while no model is; nil until one was
@@ -237,6 +238,7 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		m.sweepCache()
 		m.sweepShared(ctx)
 	}
+	session.Forgo() // what is done seldom, such as this, need not stay mapped
 }
 
 // forget removes models that were found, never served, and are there no more.
