@@ -87,7 +87,9 @@ func (w *worker) page(ctx context.Context, j job) error {
 		return fmt.Errorf("write the text: %w", err)
 	}
 	w.upload(ctx, prefix+".json", lines, "application/json")
+	w.encoder.Grey = true // as the page-splitter does, and for page images alone
 	png, err := w.encode(picture)
+	w.encoder.Grey = false
 	if err != nil {
 		return err
 	}

@@ -2,8 +2,8 @@
 // annotator calls it for every page, and ingest-api where it cuts a crop on request.
 //
 // The standard library's decoder allocates 4 bytes a pixel for each picture, megabytes of garbage a page. This one
-// inflates straight into the buffer that the pixels stay in. It reads by itself what the pipeline writes (8 bits,
-// RGB, not interlaced) and leaves every other kind of PNG to image/png.
+// inflates straight into the buffer that the pixels stay in. It reads by itself what the pipeline writes (8 bits, RGB or
+// grey, not interlaced) and leaves every other kind of PNG to image/png.
 package pngdec
 
 import (
@@ -82,7 +82,7 @@ func (d *Decoder) Decode(data []byte) (*Image, error) {
 	if h.width > d.maxPixels/h.height { // no overflow: both are 1 or more
 		return nil, fmt.Errorf("%w: %d × %d, at most %d", ErrTooLarge, h.width, h.height, d.maxPixels)
 	}
-	if h.depth != 8 || h.colour != 2 || h.interlace != 0 {
+	if h.depth != 8 || h.colour != rgb && h.colour != grey || h.interlace != 0 {
 		return d.decodeOther(data, h)
 	}
 	s, _ := d.states.Get().(*state)
@@ -98,12 +98,29 @@ func (d *Decoder) Decode(data []byte) (*Image, error) {
 		return d.decodeOther(data, h)
 	}
 	m := d.image(h)
-	if err := s.inflateInto(m, compressed); err != nil {
+	known := true
+	if h.colour == grey {
+		known, err = s.greyInto(m, compressed)
+	} else {
+		err = s.inflateInto(m, compressed)
+	}
+	if err != nil || !known {
 		d.Release(m)
+	}
+	if err != nil {
 		return nil, err
+	}
+	if !known {
+		return d.decodeOther(data, h)
 	}
 	return m, nil
 }
+
+// Colours of a header that are read here.
+const (
+	grey = 0
+	rgb  = 2
+)
 
 type header struct {
 	width, height            int
@@ -191,7 +208,8 @@ func (d *Decoder) image(h header) *Image {
 	return m
 }
 
-func (s *state) inflateInto(m *Image, compressed []byte) error {
+// inflateAll fills out, which must be all that there is.
+func (s *state) inflateAll(out, compressed []byte) error {
 	s.source.Reset(compressed)
 	if s.inflate == nil {
 		r, err := zlib.NewReader(&s.source)
@@ -202,7 +220,7 @@ func (s *state) inflateInto(m *Image, compressed []byte) error {
 	} else if err := s.inflate.(zlib.Resetter).Reset(&s.source, nil); err != nil {
 		return fmt.Errorf("broken PNG: %w", err)
 	}
-	if _, err := io.ReadFull(s.inflate, m.buffer); err != nil {
+	if _, err := io.ReadFull(s.inflate, out); err != nil {
 		return fmt.Errorf("broken PNG: %w", err)
 	}
 	// The byte after the last is where the sum over all pixels is compared.
@@ -212,6 +230,49 @@ func (s *state) inflateInto(m *Image, compressed []byte) error {
 			return errors.New("broken PNG: more pixels than its header says")
 		}
 		return fmt.Errorf("broken PNG: %w", err)
+	}
+	return nil
+}
+
+// greyInto reads a grey picture. Its rows are inflated into the end of the image's buffer and spread from there, from the
+// top: a row of RGB ends before the next row of grey begins, and is written more slowly than its own is read. It reports
+// false for filters that the pipeline does not write.
+func (s *state) greyInto(m *Image, compressed []byte) (bool, error) {
+	size := m.Width + 1
+	rows := m.buffer[len(m.buffer)-size*m.Height:]
+	if err := s.inflateAll(rows, compressed); err != nil {
+		return false, err
+	}
+	for y := range m.Height {
+		row := rows[y*size+1 : (y+1)*size]
+		switch kind := rows[y*size]; {
+		case kind == 0:
+		case kind == 1:
+			var left byte
+			for x := range row {
+				left += row[x]
+				row[x] = left
+			}
+		case kind == 2 && y == 0: // above the first are zeros
+		case kind == 2:
+			addRows(row, rows[(y-1)*size+1:y*size])
+		default:
+			return false, nil
+		}
+	}
+	for y := range m.Height {
+		row, out := rows[y*size+1:(y+1)*size], m.Row(y)
+		for x, v := range row {
+			p := out[3*x : 3*x+3 : 3*x+3]
+			p[0], p[1], p[2] = v, v, v
+		}
+	}
+	return true, nil
+}
+
+func (s *state) inflateInto(m *Image, compressed []byte) error {
+	if err := s.inflateAll(m.buffer, compressed); err != nil {
+		return err
 	}
 	if len(s.row) < 3*m.Width {
 		s.row = make([]byte, 3*m.Width)

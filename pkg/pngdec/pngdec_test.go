@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/png"
 	"math/rand/v2"
 	"testing"
@@ -92,6 +93,10 @@ func TestDecodeGivesThePixelsOfTheStandardLibrary(t *testing.T) {
 	files := map[string][]byte{
 		"standard library's": encoded(t, rgb),
 		"our encoder's":      ours.Bytes(),
+		"our encoder's grey": ourGrey(t, grey),
+		"one grey pixel":     ourGrey(t, grey.SubImage(image.Rect(3, 9, 4, 10))),
+		"one grey column":    ourGrey(t, grey.SubImage(image.Rect(3, 0, 4, 83))),
+		"one grey row":       ourGrey(t, grey.SubImage(image.Rect(0, 9, 101, 10))),
 		"grey":               encoded(t, grey),
 		"palette":            encoded(t, palette),
 		"transparent":        encoded(t, clear),
@@ -119,6 +124,21 @@ func TestDecodeGivesThePixelsOfTheStandardLibrary(t *testing.T) {
 	}
 }
 
+// ourGrey is m as the pipeline writes pages without colour.
+func ourGrey(t *testing.T, m image.Image) []byte {
+	t.Helper()
+	var file bytes.Buffer
+	if err := (&pngenc.Encoder{Grey: true}).Encode(&file, m); err != nil {
+		t.Fatal(err)
+	}
+	if decoded, err := png.Decode(bytes.NewReader(file.Bytes())); err != nil {
+		t.Fatal(err)
+	} else if _, is := decoded.(*image.Gray); !is {
+		t.Fatalf("a page without colour is written as %T", decoded)
+	}
+	return file.Bytes()
+}
+
 func TestDecodeRefusesTooManyPixelsBeforeItAllocates(t *testing.T) {
 	data := encoded(t, photograph(3, 3))
 	binary.BigEndian.PutUint32(data[16:], 1<<30) // a width that would take gigabytes
@@ -133,11 +153,19 @@ func TestDecodeRefusesTooManyPixelsBeforeItAllocates(t *testing.T) {
 }
 
 func TestDecodeRefusesEveryCutAndEveryFlippedByte(t *testing.T) {
+	colours := photograph(9, 60)
+	greys := image.NewGray(colours.Rect)
+	draw.Draw(greys, greys.Rect, colours, image.Point{}, draw.Src)
 	var b bytes.Buffer
-	if err := pngenc.Encode(&b, photograph(9, 60)); err != nil {
+	if err := pngenc.Encode(&b, colours); err != nil {
 		t.Fatal(err)
 	}
-	data := b.Bytes()
+	for name, data := range map[string][]byte{"RGB": b.Bytes(), "grey": ourGrey(t, greys)} {
+		t.Run(name, func(t *testing.T) { refusesWhatIsBroken(t, data) })
+	}
+}
+
+func refusesWhatIsBroken(t *testing.T, data []byte) {
 	d := pngdec.New(1 << 20)
 	for n := range data {
 		if _, err := d.Decode(data[:n]); err == nil {

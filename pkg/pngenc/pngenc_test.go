@@ -87,6 +87,63 @@ func TestEncodeDecodesTheSame(t *testing.T) {
 	}
 }
 
+// TestGrey writes pictures without colour with one channel, and all others as without Grey: one pixel decides, wherever
+// it is and whichever of its channels it is.
+func TestGrey(t *testing.T) {
+	grey := pngenc.Encoder{Grey: true}
+	var out, plain bytes.Buffer
+	for _, kind := range kinds {
+		for _, size := range []image.Point{{1, 1}, {2, 3}, {5, 1}, {1, 9}, {257, 64}} {
+			m := fill(kind, size.X, size.Y)
+			want := image.NewRGBA(m.Rect)
+			for i := 0; i < len(m.Pix); i += 4 {
+				v := m.Pix[i]
+				copy(want.Pix[i:], []byte{v, v, v, 255})
+			}
+			packed := make([]byte, 0, 3*size.X*size.Y)
+			for i := 0; i < len(want.Pix); i += 4 {
+				packed = append(packed, want.Pix[i:i+3]...)
+			}
+			out.Reset()
+			plain.Reset()
+			if err := errors.Join(grey.Encode(&out, want), grey.EncodeRGB(&plain, packed, size.X, size.Y, 3*size.X)); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(out.Bytes(), plain.Bytes()) {
+				t.Fatalf("%s %v: RGBA and RGB give different files", kind, size)
+			}
+			got, err := png.Decode(&out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			one, ok := got.(*image.Gray)
+			if !ok {
+				t.Fatalf("%s %v: decoded as %T", kind, size, got)
+			}
+			for i, v := range one.Pix {
+				if v != want.Pix[4*i] {
+					t.Fatalf("%s %v: pixel %d is %d, want %d", kind, size, i, v, want.Pix[4*i])
+				}
+			}
+			for _, at := range []int{0, size.X * size.Y / 2, size.X*size.Y - 1} {
+				for channel := range 3 {
+					coloured := image.NewRGBA(want.Rect)
+					copy(coloured.Pix, want.Pix)
+					coloured.Pix[4*at+channel] ^= 1
+					out.Reset()
+					plain.Reset()
+					if err := errors.Join(grey.Encode(&out, coloured), pngenc.Encode(&plain, coloured)); err != nil {
+						t.Fatal(err)
+					}
+					if !bytes.Equal(out.Bytes(), plain.Bytes()) {
+						t.Fatalf("%s %v: channel %d of pixel %d is lost", kind, size, channel, at)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestEncodeSubImageAndOtherTypes(t *testing.T) {
 	m := fill("noise", 40, 30)
 	part := m.SubImage(image.Rect(3, 5, 20, 29)).(*image.RGBA)

@@ -275,7 +275,7 @@ func (c *child) page(number, dpi int) (reply, error) {
 	// The resolution goes into the file: whoever finds the image there later
 	// knows as much of the page as whoever renders it.
 	resolution := max(int(math.Round(scale*72)), 1)
-	c.encoder.DPI = resolution
+	c.encoder.DPI, c.encoder.Grey = resolution, true
 	if err := c.encoder.EncodeRGB(&c.png, page.Pixels, page.Width, page.Height, page.Stride); err != nil {
 		return reply{}, refuse(CodeUnreadablePage, "%w", err)
 	}

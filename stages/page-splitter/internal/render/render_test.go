@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"image"
 	"image/color"
+	"image/draw"
 	"image/jpeg"
 	"image/png"
 	"math"
@@ -26,7 +27,9 @@ func decode(t testing.TB, p *Page) *image.RGBA {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m.(*image.RGBA)
+	rgba := image.NewRGBA(m.Bounds()) // a page without colour is a file of grey
+	draw.Draw(rgba, rgba.Rect, m, m.Bounds().Min, draw.Src)
+	return rgba
 }
 
 // ink is the smallest rectangle that holds every pixel darker than mid grey.
