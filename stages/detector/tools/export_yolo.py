@@ -5,7 +5,8 @@
 
 The graph is the one that the package's own export writes, float32 and of one size, which fits each page whole: give the
 size of training. Names of classes come from the checkpoint. The model is run on the page by torch and by ONNX Runtime;
-where they disagree, nothing is written. docs/models.md says what to install.
+where they disagree, nothing is written. With --batch the graph takes any number of pages, and a page beside another is
+compared too. docs/models.md says what to install.
 """
 import argparse, hashlib, json, os, pathlib, shutil, sys, tempfile, zipfile
 
@@ -19,6 +20,7 @@ ap.add_argument("--version", default="1")
 ap.add_argument("--floor", type=float, default=0.1, help="score from which boxes are kept")
 ap.add_argument("--threshold", type=float, default=0.25, help="score from which they are cropped")
 ap.add_argument("--iou", type=float, default=0.7, help="overlap above which the lesser of two boxes of a class is dropped, for models without it inside")
+ap.add_argument("--batch", type=int, default=1, help="pages that one inference may take: leaves the first axis open, and asks for dynamic_batching")
 a = ap.parse_args()
 # The package would install what it thinks is missing, and look for updates.
 os.environ["YOLO_AUTOINSTALL"], os.environ["YOLO_OFFLINE"] = "false", "true"
@@ -60,7 +62,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         # The export writes beside the checkpoint, and changes the model that it is given.
         copy = shutil.copy(a.weights, pathlib.Path(tmp, "model.pt"))
-        exported = pathlib.Path(type(model)(copy).export(format="onnx", imgsz=[h, w], opset=16, simplify=False, dynamic=False, half=False))
+        exported = pathlib.Path(type(model)(copy).export(format="onnx", imgsz=[h, w], opset=16, simplify=False, dynamic=a.batch > 1, half=False))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(exported), options, providers=["CPUExecutionProvider"])
@@ -77,6 +79,10 @@ def main():
         print(f"{outputs[0].name} {list(got.shape)}: largest difference between torch and ONNX Runtime {worst:.2g}")
         if not worst < (1e-3 if end_to_end else 0.05):
             sys.exit("they disagree: nothing written")
+        if a.batch > 1:
+            pair = session.run([outputs[0].name], {image.name: np.concatenate([x, x[:, :, ::-1]])})[0]
+            if pair.shape[0] != 2 or not np.abs(pick(pair[:1]) - pick(got)).max() < 1e-3:
+                sys.exit("a page beside another is not what it is alone, nothing written: this model takes no --batch")
         weights = to / "model.onnx"
         shutil.copy(exported, weights)
     option = {"output": outputs[0].name, **({"end_to_end": True} if end_to_end else {})}
@@ -88,6 +94,8 @@ def main():
         "classes": classes, "score_floor": a.floor, "thresholds": {"*": max(a.threshold, a.floor)},
         "nms": {"iou": iou, "cross_class_iou": 1, "candidates": 1000, "max_boxes": 300}, "options": option, "provider": "cpu",
     }
+    if a.batch > 1:
+        manifest["dynamic_batching"] = {"max_batch_size": a.batch, "max_queue_delay_ms": 20}
     (to / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"written: {weights}, {weights.stat().st_size / 1e6:.0f} MB, {len(classes)} classes, and {to / 'manifest.json'}")
 
