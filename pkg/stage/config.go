@@ -17,7 +17,7 @@ type Limits struct {
 	BatchSize    int           `env:"LEAFCUTTER_BATCH_SIZE" desc:"records handed to the handler at once, at most; stages that take records one by one, all but the recorder, ignore it" envDefault:"1"`
 	BatchDelay   time.Duration `env:"LEAFCUTTER_BATCH_DELAY" desc:"how long a batch waits to fill" envDefault:"0s"`
 	BatchQuiet   time.Duration `env:"LEAFCUTTER_BATCH_QUIET" desc:"a batch that no record has joined for so long is not waited with any longer; 0: it waits the whole of LEAFCUTTER_BATCH_DELAY" envDefault:"0s"`
-	MaxInFlight  int           `env:"LEAFCUTTER_MAX_IN_FLIGHT" desc:"records taken and not yet done, per lane; beyond it partitions pause" envDefault:"256"`
+	MaxInFlight  int           `env:"LEAFCUTTER_MAX_IN_FLIGHT" desc:"records taken and not yet done, per lane, besides sixteen times as many that are put off until their turn comes; beyond it partitions pause" envDefault:"256"`
 	MaxBytes     int64         `env:"LEAFCUTTER_MAX_IN_FLIGHT_BYTES" desc:"bytes of records taken and not yet done, per lane" envDefault:"33554432"`
 	MaxAttempts  int           `env:"LEAFCUTTER_MAX_ATTEMPTS" desc:"tries of a record with a transient fault before it is dead-lettered" envDefault:"3"`
 	RetryBackoff time.Duration `env:"LEAFCUTTER_RETRY_BACKOFF" desc:"pause before the second try; it doubles, with jitter, up to a minute" envDefault:"500ms"`
@@ -77,7 +77,9 @@ type Config struct {
 	// gives may be given again for other records of the same run. Nil for none.
 	Dropped func(in In) []Out
 	// Hold says how long a record is to wait before it is handled: it holds no worker meanwhile, counts no try, and is
-	// asked about again. It is called often and must not block. Nil for never.
+	// asked about again. It is called often and must not block. What is put off is bounded apart, at sixteen times
+	// Limits.MaxInFlight, so that the records behind it are fetched; the more there are, the less often each is asked
+	// about. Nil for never.
 	Hold func(in In) time.Duration
 	// Probes ask each dependency, by the name that its faults carry, whether it is there, on a connection of their own.
 	Probes map[string]func(ctx context.Context) error

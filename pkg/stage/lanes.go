@@ -14,6 +14,7 @@ type item struct {
 	cost     int           // parts of work that it is
 	charged  int           // what its handing out added to the credit of the plain lane
 	suspect  bool          // a process may have died of it: it is handled alone
+	parked   bool          // it is put off, and counted as that
 	last     bool          // none is to be waited for that comes after it
 	refused  error         // why it is given up without being handled; nil for all that could be read
 	settled  chan struct{} // closed once it is done, given up or put off; nil where nobody waits for that
@@ -36,6 +37,7 @@ type lane struct {
 	queue    []*item
 	inFlight int   // records taken and not yet done, those in work and in backoff included
 	bytes    int64 // of the same
+	parked   int   // of them, put off until their turn comes
 }
 
 // lanes queue what was fetched and hand it out four parts plain to one part bulk, neither lane idling while the other
@@ -103,15 +105,48 @@ func (l *lanes) release(i *item) {
 	n := l.of(i.bulk)
 	n.inFlight--
 	n.bytes -= i.size()
+	n.unpark(i)
 }
+
+// park counts a record as put off until unpark or release: it takes no other's place. It gives how many there are in its
+// lane.
+func (l *lanes) park(i *item) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.of(i.bulk)
+	if !i.parked {
+		i.parked = true
+		n.parked++
+	}
+	return n.parked
+}
+
+// unpark takes that back.
+func (l *lanes) unpark(i *item) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.of(i.bulk).unpark(i)
+}
+
+func (n *lane) unpark(i *item) {
+	if i.parked {
+		i.parked = false
+		n.parked--
+	}
+}
+
+// parkedTimes is how many records may be put off for each that may be in flight. A book's ranges that wait for their model's
+// detectors would otherwise keep the books for other models from being fetched.
+const parkedTimes = 16
 
 // full reports whether a lane is beyond its bounds, and roomy whether it is well within them again.
 func (l *lanes) full(bulk bool) (full, roomy bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.of(bulk)
-	full = n.inFlight >= l.limits.MaxInFlight || n.bytes >= l.limits.MaxBytes
-	roomy = n.inFlight <= l.limits.MaxInFlight/2 && n.bytes <= l.limits.MaxBytes/2
+	most, moving := l.limits.MaxInFlight, n.inFlight-n.parked
+	full = moving >= most || n.parked >= parkedTimes*most || n.bytes >= l.limits.MaxBytes
+	roomy = moving <= most/2 && n.parked <= (parkedTimes-1)*most && n.bytes <= l.limits.MaxBytes/2
 	return full, roomy
 }
 
