@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -11,8 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"leafcutter/stages/detector/internal/repository"
@@ -104,18 +105,17 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	if err := shipped.Close(); err != nil {
 		return err
 	}
+	session.FreeMemory() // C's heap keeps it otherwise, and finds no use for it
 	f := facts{Source: l.manifest.SHA256, Runtime: session.Version, Processor: session.Processor()}
 	rewritten := filepath.Join(dir, "rewritten.onnx")
 	if err := f.rewrite(l.weights, rewritten); err != nil {
 		return err
 	}
-	// The file and its rewriting, each as large as the weights, are garbage now,
-	// and Go would not notice before C code has taken as much.
-	debug.FreeOSMemory()
 	graph := filepath.Join(dir, preparedGraph)
 	if err := l.library.Optimize(rewritten, graph, preparedWeights); err != nil {
 		return err
 	}
+	session.FreeMemory()
 	if err := os.Remove(rewritten); err != nil {
 		return fmt.Errorf("prepare model: %w", err)
 	}
@@ -137,22 +137,42 @@ func (l *loader) fill(ctx context.Context, dir string) error {
 	return f.write(dir)
 }
 
-// rewrite rewrites the graph of one file into another.
-func (f *facts) rewrite(from, to string) error {
-	model, err := os.ReadFile(from)
+// rewrite rewrites the graph of one file into another. The first is mapped: read, it
+// and what is written would be garbage as large as the weights, of which Go would not
+// notice that it is in the way of C code.
+func (f *facts) rewrite(from, to string) (err error) {
+	model, unmap, err := mapFile(from)
 	if err != nil {
 		return fmt.Errorf("read weights: %w", err)
 	}
-	out, report, err := rewrite.Apply(model)
+	defer func() { err = errors.Join(err, unmap()) }()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("prepare model: %w", err)
 	}
-	f.Rewritten = report
-	// An operator's name, which stands in the file as it is. Where weights
-	// say the same by chance, a model is merely run as if it were one.
-	f.Quantized = bytes.Contains(model, []byte("DequantizeLinear"))
-	if err := os.WriteFile(to, out, 0o600); err != nil {
+	pieces := bufio.NewWriter(out)
+	f.Rewritten, err = rewrite.Apply(model, pieces)
+	f.Quantized = f.Rewritten.Quantized
+	if err = errors.Join(err, pieces.Flush(), out.Close()); err != nil {
 		return fmt.Errorf("prepare model: %w", err)
 	}
 	return nil
+}
+
+// mapFile is a file's content, until unmap is called.
+func mapFile(name string) (content []byte, unmap func() error, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close() // what is mapped stays
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.Size() == 0 {
+		return nil, func() error { return nil }, nil
+	}
+	content, err = syscall.Mmap(int(f.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_PRIVATE)
+	return content, func() error { return syscall.Munmap(content) }, err
 }

@@ -2,6 +2,7 @@ package onnx
 
 import (
 	"fmt"
+	"io"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -120,28 +121,37 @@ func parseGraph(b []byte, depth int) (*Graph, error) {
 	return g, nil
 }
 
-// Marshal writes the model. A model that was not changed comes out with the
-// same content; only the order of fields of different kinds may differ.
-func (m *Model) Marshal() []byte {
-	var b []byte
+// Encode writes the model, piece by piece, without a copy of its weights. A model
+// that was not changed comes out with the same content; only the order of fields
+// of different kinds may differ.
+func (m *Model) Encode(w io.Writer) error {
+	var pieces [][]byte
 	for _, f := range m.rest {
-		b = append(b, f.raw...)
+		pieces = append(pieces, f.raw)
 	}
-	return appendMessage(b, modelGraph, m.Graph.marshal())
+	graph, size := m.Graph.pieces(), 0
+	for _, p := range graph {
+		size += len(p)
+	}
+	for _, p := range append(append(pieces, header(modelGraph, size)), graph...) {
+		if _, err := w.Write(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (g *Graph) marshal() []byte {
-	var b []byte
+func (g *Graph) pieces() (all [][]byte) {
 	for _, n := range g.Nodes {
-		b = appendMessage(b, graphNode, n.raw)
+		all = append(all, header(graphNode, len(n.raw)), n.raw)
 	}
 	for _, i := range g.initializers {
-		b = appendMessage(b, graphInitializer, i.raw)
+		all = append(all, header(graphInitializer, len(i.raw)), i.raw)
 	}
 	for _, f := range g.rest {
-		b = append(b, f.raw...)
+		all = append(all, f.raw)
 	}
-	return b
+	return all
 }
 
 // IsOutput says whether a value is one of the graph's results, which no

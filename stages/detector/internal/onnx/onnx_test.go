@@ -1,7 +1,10 @@
 package onnx
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -16,6 +19,15 @@ func varint(num protowire.Number, v uint64) []byte {
 
 func concat(parts ...[]byte) []byte { return slices.Concat(parts...) }
 
+func encoded(t *testing.T, m *Model) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := m.Encode(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
 // What the reader does not know must survive, whatever it is.
 func TestKeepsWhatItDoesNotKnow(t *testing.T) {
 	node := concat(tag(nodeInput, []byte("a")), tag(nodeOutput, []byte("b")), tag(nodeOpType, []byte("Relu")), tag(99, []byte("new in a node")))
@@ -28,7 +40,7 @@ func TestKeepsWhatItDoesNotKnow(t *testing.T) {
 	if n := m.Graph.Nodes[0]; n.OpType != "Relu" || !slices.Equal(n.Inputs, []string{"a"}) || !slices.Equal(n.Outputs, []string{"b"}) {
 		t.Fatalf("%+v", n)
 	}
-	out := m.Marshal()
+	out := encoded(t, m)
 	for _, part := range []string{"new in a node", "new in a graph", "new in a model", "graph's name"} {
 		if !slices.Contains(substrings(out, len(part)), part) {
 			t.Errorf("%q is lost", part)
@@ -38,8 +50,25 @@ func TestKeepsWhatItDoesNotKnow(t *testing.T) {
 		t.Errorf("%d bytes of %d", len(out), len(in))
 	}
 	again, err := Parse(out)
-	if err != nil || !slices.Equal(again.Marshal(), out) {
+	if err != nil || !slices.Equal(encoded(t, again), out) {
 		t.Errorf("writing is not stable: %v", err)
+	}
+}
+
+// Models are as large as their weights, of which no copy is to be made.
+func TestWeightsAreNotCopied(t *testing.T) {
+	weights := make([]byte, 32<<20)
+	in := tag(modelGraph, tag(graphInitializer, concat(tag(tensorName, []byte("v")), tag(tensorRaw, weights))))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	m, err := Parse(in)
+	if err == nil {
+		m.Graph.Constants()
+		err = m.Encode(io.Discard)
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; err != nil || took > 1<<20 {
+		t.Errorf("%d bytes allocated for a model of %d, %v", took, len(in), err)
 	}
 }
 
@@ -108,12 +137,12 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		m.Graph.Constants()
-		out := m.Marshal()
+		out := encoded(t, m)
 		again, err := Parse(out)
 		if err != nil {
 			t.Fatalf("what was written is not read: %v", err)
 		}
-		if !slices.Equal(again.Marshal(), out) {
+		if !slices.Equal(encoded(t, again), out) {
 			t.Fatal("writing is not stable")
 		}
 	})

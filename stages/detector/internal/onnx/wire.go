@@ -74,3 +74,8 @@ func appendMessage(b []byte, num protowire.Number, msg []byte) []byte {
 	b = protowire.AppendTag(b, num, protowire.BytesType)
 	return protowire.AppendBytes(b, msg)
 }
+
+// header is what stands before a message of so many bytes.
+func header(num protowire.Number, size int) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.BytesType), uint64(size))
+}

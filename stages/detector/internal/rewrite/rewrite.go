@@ -6,6 +6,7 @@ package rewrite
 
 import (
 	"fmt"
+	"io"
 
 	"leafcutter/stages/detector/internal/onnx"
 )
@@ -22,22 +23,30 @@ type Report struct {
 	HardSwish int `json:"hard_swish"`
 	// Constants is how many unused constants were dropped.
 	Constants int `json:"constants"`
+	// Quantized says that weights are integers.
+	Quantized bool `json:"-"`
 }
 
 // Pays says whether anything was changed that makes the graph faster.
 func (r Report) Pays() bool { return r.HardSwish > 0 }
 
-// Apply returns the rewritten model. Its inputs and outputs are those of the
-// original.
-func Apply(model []byte) ([]byte, Report, error) {
+// Apply writes the rewritten model. Its inputs and outputs are those of the
+// original, of which no copy is made.
+func Apply(model []byte, to io.Writer) (Report, error) {
 	m, err := onnx.Parse(model)
 	if err != nil {
-		return nil, Report{}, fmt.Errorf("rewrite: %w", err)
+		return Report{}, fmt.Errorf("rewrite: %w", err)
 	}
 	var r Report
 	r.HardSwish = fuseHardSwish(m.Graph)
 	if r.HardSwish > 0 {
 		r.Constants = m.Graph.DropUnusedConstants()
 	}
-	return m.Marshal(), r, nil
+	for _, n := range m.Graph.Nodes {
+		r.Quantized = r.Quantized || n.OpType == "DequantizeLinear"
+	}
+	if err := m.Encode(to); err != nil {
+		return r, fmt.Errorf("rewrite: %w", err)
+	}
+	return r, nil
 }
