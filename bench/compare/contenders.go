@@ -102,9 +102,15 @@ func throughStraight(ctx context.Context, p *pipeline.Pipeline, binary string, w
 	return outcome{seconds: r.Seconds, pages: r.Pages, boxes: r.Boxes, peak: r.Peak, cpu: cpu}, nil
 }
 
-// throughPeer runs the peer as one process or several, each with its share of the documents. The time is that of the
-// slowest; starting Python and loading the model is in nobody's.
-func throughPeer(ctx context.Context, python peers.Python, out string, processes, threads int, pages []peers.Selection) (outcome, error) {
+// throughPeer runs the peer as one process or several, each with its share of the documents, in a new folder below dir. The
+// time is that of the slowest; starting Python and loading the model is in nobody's. What it has written stays until the
+// end: where thousands of files have just been deleted, a file system may be slow to make new ones, which the next
+// contender would pay for.
+func throughPeer(ctx context.Context, python peers.Python, dir string, processes, threads int, pages []peers.Selection) (outcome, error) {
+	out, err := os.MkdirTemp(dir, "peer-")
+	if err != nil {
+		return outcome{}, fmt.Errorf("make a folder for the peer: %w", err)
+	}
 	shares := share(pages, processes)
 	reports := make([]peers.Report, len(shares))
 	all, running := errgroup.WithContext(ctx)
@@ -123,7 +129,7 @@ func throughPeer(ctx context.Context, python peers.Python, out string, processes
 		r.pages, r.boxes = r.pages+one.Pages, r.boxes+one.Boxes
 		r.cpu += time.Duration(one.CPU * float64(time.Second))
 	}
-	return r, os.RemoveAll(out) // the next round finds what this one found
+	return r, nil
 }
 
 // share deals pages out evenly: a document's pages are split where that is needed, so no process waits long for another.

@@ -208,7 +208,7 @@ func contenders(running *pipeline.Pipeline, straight string, python peers.Python
 	}
 	peer := func(processes, threads int) contender {
 		return contender{fmt.Sprintf("peer %d × %d", processes, threads), func(ctx context.Context, pages []peers.Selection) (outcome, error) {
-			return throughPeer(ctx, python, filepath.Join(work, "peer"), processes, threads, pages)
+			return throughPeer(ctx, python, work, processes, threads, pages)
 		}}
 	}
 	all := []contender{
