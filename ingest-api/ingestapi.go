@@ -122,7 +122,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 	if err := heed(background, &running, p, cfg, asked, store); err != nil {
 		return err
 	}
-	if err := tell(background, &running, p, cfg, asked, db); err != nil {
+	if err := tell(background, &running, p, cfg, asked, db, feed.Ended); err != nil {
 		return err
 	}
 	p.Health.Register("controls", asked.Ready)

@@ -30,6 +30,7 @@ func (c *Client) Wait(ctx context.Context, documentID string, progress func(api.
 		}
 	}
 	var d *api.Document
+	atOnce := false // the end was told, and asked about without a pause
 	heard := time.Now()
 	for {
 		now, err := c.Get(ctx, documentID)
@@ -49,7 +50,10 @@ func (c *Client) Wait(ctx context.Context, documentID string, progress func(api.
 		}
 		if !d.State.Final() { // else another run than the newest still goes on, of which events say nothing
 			// An error of the stream is no error of the wait: the next question tells whether there is one.
-			_ = c.listen(ctx, documentID, tell)
+			if end, _ := c.listen(ctx, documentID, tell); end && !atOnce {
+				atOnce = true // once: a server that contradicts itself is asked at its pace
+				continue
+			}
 		}
 		if err := c.pause(ctx); err != nil {
 			return d, fmt.Errorf("wait for document %s, %d of %d pages done: %w", documentID, d.PagesDone, d.PagesSelected, err)
@@ -78,20 +82,20 @@ func ended(d *api.Document) bool {
 	return d.State.Final()
 }
 
-// listen tells the events of a document until the last one, or until the stream breaks off.
-func (c *Client) listen(ctx context.Context, documentID string, tell func(api.Progress)) error {
+// listen tells the events of a document until the last one, and then gives true, or until the stream breaks off.
+func (c *Client) listen(ctx context.Context, documentID string, tell func(api.Progress)) (end bool, err error) {
 	r, err := c.request(ctx, http.MethodGet, "/v1/documents/"+url.PathEscape(documentID)+"/events", nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	r.Header.Set("Accept", "text/event-stream")
 	response, err := c.http.Do(r)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", c.base.Host, err)
+		return false, fmt.Errorf("ask %s: %w", c.base.Host, err)
 	}
 	defer func() { _ = response.Body.Close() }() // read to its end, or given up
 	if response.StatusCode != http.StatusOK {
-		return plain(problemOf(response))
+		return false, plain(problemOf(response))
 	}
 	event := ""
 	lines := bufio.NewScanner(response.Body)
@@ -106,12 +110,12 @@ func (c *Client) listen(ctx context.Context, documentID string, tell func(api.Pr
 		}
 		var p api.Progress
 		if err := json.Unmarshal([]byte(data), &p); err != nil {
-			return fmt.Errorf("read an event: %w", err)
+			return false, fmt.Errorf("read an event: %w", err)
 		}
 		tell(p)
 		if event == "end" {
-			return nil
+			return true, nil
 		}
 	}
-	return lines.Err()
+	return false, lines.Err()
 }

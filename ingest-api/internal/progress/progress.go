@@ -15,7 +15,8 @@ import (
 // Source tells how far documents are, by id; those without a row yet are missing.
 type Source func(ctx context.Context, documentIDs []string) (map[string]api.Progress, error)
 
-// Feed asks Source at most once in Every, and only while somebody watches.
+// Feed asks Source at most once in Every, and only while somebody watches; when a run has ended, somebody is waiting for just
+// that, and it asks up to five times in Every.
 type Feed struct {
 	Source Source
 	Every  time.Duration
@@ -25,6 +26,7 @@ type Feed struct {
 	mu       sync.Mutex
 	watchers map[*watcher]struct{}
 	wake     chan struct{}
+	ended    chan struct{} // holds a token once Ended was called
 	once     sync.Once
 }
 
@@ -38,6 +40,7 @@ func (f *Feed) init() {
 	f.once.Do(func() {
 		f.watchers = map[*watcher]struct{}{}
 		f.wake = make(chan struct{}, 1)
+		f.ended = make(chan struct{}, 1)
 	})
 }
 
@@ -62,6 +65,15 @@ func (f *Feed) Watch(documentID string) (news <-chan api.Progress, done func(), 
 	}, nil
 }
 
+// Ended says that a run has ended, whichever it was, and that this can be read.
+func (f *Feed) Ended() {
+	f.init()
+	select {
+	case f.ended <- struct{}{}:
+	default:
+	}
+}
+
 // Run feeds the watchers until ctx ends.
 func (f *Feed) Run(ctx context.Context) {
 	f.init()
@@ -77,12 +89,18 @@ func (f *Feed) Run(ctx context.Context) {
 			}
 			continue
 		}
+		asked := time.Now()
 		f.ask(ctx, ids)
 		timer.Reset(f.Every)
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-f.ended:
+				timer.Reset(time.Until(asked.Add(f.Every / 5)))
+			case <-timer.C:
+				waiting = false
+			}
 		}
 	}
 }

@@ -51,6 +51,41 @@ func (r *rows) questions() [][]string {
 	return slices.Clone(r.asked)
 }
 
+// TestAnEndIsToldSoon asks again when a run has ended, and not for each of many.
+func TestAnEndIsToldSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rows{done: map[string]int{"a": 1}}
+		f := &progress.Feed{Source: r.progress, Every: 500 * time.Millisecond, Max: 3, Logger: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { f.Run(ctx); close(ended) }()
+		defer func() { stop(); <-ended }()
+		f.Ended() // nobody watches
+		news, done, err := f.Watch("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+		synctest.Wait()
+		<-news
+		time.Sleep(520 * time.Millisecond)
+		r.set("a", 2)
+		began := time.Now()
+		f.Ended()
+		if p := <-news; p.PagesDone != 2 || time.Since(began) > 100*time.Millisecond {
+			t.Errorf("%d pages told %s after the end", p.PagesDone, time.Since(began))
+		}
+		before := len(r.questions())
+		for range 100 {
+			f.Ended()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := len(r.questions()) - before; n < 8 || n > 11 {
+			t.Errorf("%d questions in a second of ends, want 10", n)
+		}
+	})
+}
+
 func TestFeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &rows{done: map[string]int{"a": 1}}

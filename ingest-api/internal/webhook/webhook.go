@@ -134,6 +134,9 @@ const (
 
 // Runtime is what the stage runs on.
 type Runtime struct {
+	// Ended is told of each run that has ended, whether there is a webhook for it or not.
+	Ended func()
+
 	Kafka   kafka.Config
 	DB      *clickhouse.DB
 	Asked   *controls.Set // of documents: of one that is deleted nothing is told any more. Nil: of none
@@ -161,7 +164,10 @@ func New(rt Runtime, cfg Config) (runner *stage.Runner, closeAll func(), err err
 		Name: Name, Group: Name, Topics: []string{schemas.TopicDocumentEvents},
 		Limits: stage.Limits{Workers: atOnce, BatchSize: 1, MaxInFlight: maxInHand, MaxBytes: maxBytes, MaxAttempts: 1 << 30,
 			RetryBackoff: firstRetry, CommitEvery: commitEvery, Grace: grace, Watchdog: watchdog},
-		Handler: stage.Each(d.Handle), Hold: d.Hold, About: about,
+		Handler: stage.Each(func(ctx context.Context, in stage.In) stage.Result {
+			rt.Ended()
+			return d.Handle(ctx, in)
+		}), Hold: d.Hold, About: about,
 		// The row that says what was delivered is deleted with the document: a replay would deliver it again.
 		Cancelled: func(about stage.About) bool {
 			_, deleted := rt.Asked.Deleted(about.DocumentID)
