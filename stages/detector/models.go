@@ -304,7 +304,7 @@ func (m *Models) fallBack(ctx context.Context, s *served, name string) *schemas.
 	if err != nil {
 		return nil
 	}
-	for i, f := range m.archive.lately(name) {
+	for i, f := range m.lately(ctx, name, broken) {
 		if i > fallBacks { // the broken one is among them
 			break
 		}
@@ -321,7 +321,7 @@ func (m *Models) fallBack(ctx context.Context, s *served, name string) *schemas.
 		m.mu.Lock()
 		s.why, s.current, s.said, s.versions[f.Digest] = nil, v, &f.Manifest, v
 		m.mu.Unlock()
-		m.log.Warn("the version before is served, from the cache", slog.String("model", name), slog.String("digest", f.Digest))
+		m.log.Warn("the version before is served", slog.String("model", name), slog.String("digest", f.Digest))
 		a := announcement(f.Manifest, f.Digest, time.Now())
 		return &a
 	}

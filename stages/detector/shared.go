@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"leafcutter/pkg/objectstore"
@@ -87,6 +88,26 @@ func (m *Models) elsewhere(ctx context.Context, v *version) (repository.Fetched,
 	}
 	f, _ = m.keep(f) // an error is logged, and the file is still there
 	return f, nil
+}
+
+// lately are versions of a model that were served, the last one first: of this cache,
+// or where it has no other than the broken one, of those that all detectors have.
+func (m *Models) lately(ctx context.Context, name, broken string) (all []repository.Fetched) {
+	other := func(f repository.Fetched) bool { return f.Digest != broken }
+	if all = m.archive.lately(name); slices.ContainsFunc(all, other) || m.shared == nil {
+		return all
+	}
+	digests, err := m.shared.Lately(ctx, name)
+	if err != nil {
+		m.log.Warn("versions of the model in S3 cannot be listed", slog.String("model", name), slog.Any("error", err))
+	}
+	for _, digest := range digests[:min(len(digests), fallBacks)] {
+		if f, err := m.fromShared(ctx, name, digest); err == nil {
+			f, _ = m.keep(f) // an error is logged, and the file is still there
+			all = append(all, f)
+		}
+	}
+	return all
 }
 
 // fromShared gives a version that the store has, or an error that is aboutModel.

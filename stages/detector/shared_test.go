@@ -127,3 +127,20 @@ func TestVersionIsSharedLater(t *testing.T) {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
+
+// A detector whose cache is new and that begins after a change to what does not work
+// serves the version before, as those do that had it.
+func TestBeginsWithABrokenChangeAndANewCache(t *testing.T) {
+	_, store := bucket(t)
+	c := families(t, "yolo")
+	first := openShared(t, c, store).digest("yolo")
+	give(t, c.ModelsDir, "yolo", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+	c.CacheDir = t.TempDir()
+	m := openShared(t, c, store)
+	if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first {
+		t.Fatalf("ready %v, told %+v; %s", err, m.told, m.log)
+	}
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,11 +86,25 @@ func (v *Versions) Fetch(ctx context.Context, name, digest string) (f Fetched, e
 	return Fetched{Manifest: m, Digest: digest, Weights: weights}, nil
 }
 
-// Sweep removes versions that nobody has kept anew for age. One that is kept in
-// that very moment may lose its weights; the next Keep stores them again.
-func (v *Versions) Sweep(ctx context.Context, age time.Duration) error {
+// Lately are the digests of the versions of a model that are there, the one that
+// was kept last first.
+func (v *Versions) Lately(ctx context.Context, name string) ([]string, error) {
+	used, err := v.used(ctx, name+"/")
+	if err != nil {
+		return nil, err
+	}
+	var digests []string
+	for at := range used {
+		digests = append(digests, strings.TrimPrefix(at, name+"/"))
+	}
+	slices.SortFunc(digests, func(a, b string) int { return used[name+"/"+b].Compare(used[name+"/"+a]) })
+	return digests, nil
+}
+
+// used are the versions below a prefix, as model/digest, and when each was kept last.
+func (v *Versions) used(ctx context.Context, below string) (map[string]time.Time, error) {
 	used := map[string]time.Time{}
-	err := v.place.store.List(ctx, v.place.prefix, func(o objectstore.Info) error {
+	err := v.place.store.List(ctx, v.place.prefix+below, func(o objectstore.Info) error {
 		parts := strings.Split(strings.TrimPrefix(o.Key, v.place.prefix), "/")
 		if len(parts) == 3 {
 			if at := parts[0] + "/" + parts[1]; o.Modified.After(used[at]) {
@@ -99,7 +114,17 @@ func (v *Versions) Sweep(ctx context.Context, age time.Duration) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("list versions of models: %w", err)
+		return nil, fmt.Errorf("list versions of models: %w", err)
+	}
+	return used, nil
+}
+
+// Sweep removes versions that nobody has kept anew for age. One that is kept in
+// that very moment may lose its weights; the next Keep stores them again.
+func (v *Versions) Sweep(ctx context.Context, age time.Duration) error {
+	used, err := v.used(ctx, "")
+	if err != nil {
+		return err
 	}
 	var faults []error
 	for at, last := range used {

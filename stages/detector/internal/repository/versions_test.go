@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,12 @@ func TestVersions(t *testing.T) {
 		}
 	}
 
+	if got, err := there.Lately(t.Context(), "good"); err != nil || !slices.Equal(got, []string{digest}) {
+		t.Errorf("versions %v, %v", got, err)
+	}
+	if got, err := there.Lately(t.Context(), "goo"); err != nil || len(got) != 0 {
+		t.Errorf("versions of another model %v, %v", got, err)
+	}
 	if err := there.Sweep(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
