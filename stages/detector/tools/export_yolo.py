@@ -5,10 +5,19 @@
 
 The graph is the one that the package's own export writes, float32 and of one size, which fits each page whole: give the
 size of training. Names of classes come from the checkpoint. The model is run on the page by torch and by ONNX Runtime;
-where they disagree, nothing is written. With --batch the graph takes any number of pages, and a page beside another is
-compared too. docs/models.md says what to install.
+where they disagree, nothing is written. With --batch the graph takes any number of pages, and two pages in one run are
+compared with each alone. docs/models.md says what to install.
 """
 import argparse, hashlib, json, os, pathlib, shutil, sys, tempfile, zipfile
+
+
+def pages_at_once(text):
+    """As many as a manifest may ask for."""
+    n = int(text)
+    if not 2 <= n <= 64:
+        raise argparse.ArgumentTypeError(f"{n} is outside 2 to 64")
+    return n
+
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("out", type=pathlib.Path, help="folder of models; the model gets a folder in it")
@@ -20,7 +29,7 @@ ap.add_argument("--version", default="1")
 ap.add_argument("--floor", type=float, default=0.1, help="score from which boxes are kept")
 ap.add_argument("--threshold", type=float, default=0.25, help="score from which they are cropped")
 ap.add_argument("--iou", type=float, default=0.7, help="overlap above which the lesser of two boxes of a class is dropped, for models without it inside")
-ap.add_argument("--batch", type=int, default=1, help="pages that one inference may take: leaves the first axis open, and asks for dynamic_batching")
+ap.add_argument("--batch", type=pages_at_once, default=1, help="pages that one inference may take, 2 to 64: leaves the first axis open, and asks for dynamic_batching")
 a = ap.parse_args()
 # The package would install what it thinks is missing, and look for updates.
 os.environ["YOLO_AUTOINSTALL"], os.environ["YOLO_OFFLINE"] = "false", "true"
@@ -80,8 +89,11 @@ def main():
         if not worst < (1e-3 if end_to_end else 0.05):
             sys.exit("they disagree: nothing written")
         if a.batch > 1:
-            pair = session.run([outputs[0].name], {image.name: np.concatenate([x, x[:, :, ::-1]])})[0]
-            if pair.shape[0] != 2 or not np.abs(pick(pair[:1]) - pick(got)).max() < 1e-3:
+            # Each of two pages, of which the second is the first upside down: a graph may do the first, or the same for both.
+            two = [x, np.ascontiguousarray(x[:, :, ::-1])]
+            alone = np.concatenate([session.run([outputs[0].name], {image.name: one})[0] for one in two])
+            pair = session.run([outputs[0].name], {image.name: np.concatenate(two)})[0]
+            if pair.shape != alone.shape or not np.abs(pick(pair) - pick(alone)).max() < 1e-3:
                 sys.exit("a page beside another is not what it is alone, nothing written: this model takes no --batch")
         weights = to / "model.onnx"
         shutil.copy(exported, weights)
