@@ -66,6 +66,14 @@ func classed(ctx context.Context, doing string, err error) error {
 	return fault.AsTransient("s3-error", err)
 }
 
+// IsDenied says whether an error is the server's word that these keys may not do that. Amazon says so of an object that is
+// missing too, to keys that may not list the bucket. Keys that it does not accept at all are none of this, but where it
+// answers without a text, to a Head.
+func IsDenied(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && (api.ErrorCode() == "AccessDenied" || api.ErrorCode() == "Forbidden")
+}
+
 // checkKey refuses keys that name another object than they seem to: a server that keeps objects as files resolves ".".
 func checkKey(key string) error {
 	bad := key == "" || len(key) > 1024 || !utf8.ValidString(key) || strings.ContainsRune(key, 0)

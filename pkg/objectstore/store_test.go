@@ -78,6 +78,12 @@ func TestServerFaultsAreClassed(t *testing.T) {
 			if fault.ClassOf(err) != c.class || fault.CodeOf(err) != c.code {
 				t.Errorf("%v is %s %s, want %s %s", err, fault.ClassOf(err), fault.CodeOf(err), c.class, c.code)
 			}
+			if objectstore.IsDenied(err) != (c.s3 == "AccessDenied") {
+				t.Errorf("%v: denied %t", err, objectstore.IsDenied(err))
+			}
+			if _, err := store.Head(t.Context(), "k"); objectstore.IsDenied(err) != (c.status == http.StatusForbidden) {
+				t.Errorf("%v: denied to a Head %t", err, objectstore.IsDenied(err))
+			}
 			if c.class == fault.Unavailable && fault.DependencyOf(err) != objectstore.Dependency {
 				t.Errorf("%v is the absence of %q", err, fault.DependencyOf(err))
 			}
