@@ -2,11 +2,16 @@ package detector
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+
+	"leafcutter/pkg/fault"
 )
 
 // batches puts pages that wait at the same time, of whatever documents, into one
@@ -17,8 +22,9 @@ import (
 // is full or nobody else is being read, after delay at the latest, and then when
 // there is room for an inference: until then it can be joined. So a page waits for
 // others only while there are some on their way, and one that is by itself does
-// not wait. A record that may have ended a process is such a one: package stage
-// hands it out while nothing else is in the handler.
+// not wait. A record that may have ended a process is mostly such a one: package stage
+// hands the first ones of a partition out while nothing else is in the handler. Those
+// further on come in batches again, and are the first ones should the process end again.
 type batches struct {
 	size  int
 	delay time.Duration
@@ -26,6 +32,7 @@ type batches struct {
 	// run infers pages, and gives an error for each.
 	run   func(ctx context.Context, pages []*page) []error
 	sizes metric.Int64Histogram // nil where nobody counts
+	log   *slog.Logger
 
 	mu     sync.Mutex
 	coming map[*page]bool // that are being read
@@ -165,7 +172,7 @@ func (s *batches) lead(b *batch) {
 	if len(pages) == 0 {
 		return
 	}
-	errs := s.run(b.ctx, pages)
+	errs := s.survive(b.ctx, pages)
 	for i, own := range b.seats {
 		own.err = errs[i]
 	}
@@ -173,6 +180,18 @@ func (s *batches) lead(b *batch) {
 	if s.sizes != nil {
 		s.sizes.Record(b.ctx, int64(len(pages)))
 	}
+}
+
+// survive is run with a panic turned into a fault of each page. Package stage does that
+// for what it calls, which does not reach here: nobody called lead.
+func (s *batches) survive(ctx context.Context, pages []*page) (errs []error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.Error("an inference panicked", slog.Int("pages", len(pages)), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			errs = slices.Repeat([]error{fault.AsTransient(CodeInference, fmt.Errorf("panic: %v", p))}, len(pages))
+		}
+	}()
+	return s.run(ctx, pages)
 }
 
 // begin closes a batch to further pages.

@@ -27,6 +27,7 @@ import (
 	"leafcutter/pkg/fault"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/onnx"
 )
 
 // inference is one that a bench was asked for.
@@ -42,13 +43,17 @@ type bench struct {
 	start time.Time
 	said  []inference
 	fail  map[*page]error
+	panic any           // that inferences end with, where not nil
 	stays chan struct{} // where not nil, an inference goes on until it is closed or the context ends
 }
 
 func newBench(size int, delay time.Duration) *bench {
 	b := &bench{start: time.Now(), fail: map[*page]error{}}
-	b.batches = &batches{size: size, delay: delay, runs: make(chan struct{}, 1), coming: map[*page]bool{}, run: func(ctx context.Context, pages []*page) []error {
+	b.batches = &batches{size: size, delay: delay, runs: make(chan struct{}, 1), log: slog.New(slog.DiscardHandler), coming: map[*page]bool{}, run: func(ctx context.Context, pages []*page) []error {
 		b.said = append(b.said, inference{time.Since(b.start), pages})
+		if b.panic != nil {
+			panic(b.panic)
+		}
 		errs := make([]error, len(pages))
 		for i, p := range pages {
 			errs[i] = b.fail[p]
@@ -206,6 +211,30 @@ func TestPagesOfABatchDoNotMeet(t *testing.T) {
 		}
 		if !all[0].done || all[0].err != nil || !errors.Is(all[1].err, bad) || !all[3].done {
 			t.Errorf("%+v, %+v, %+v", all[0], all[1], all[3])
+		}
+	})
+}
+
+// A panic is a fault of the pages that met it, and of no others.
+func TestBatchThatPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2, time.Hour)
+		b.panic = "out of range"
+		pages := []*page{{}, {}}
+		b.expect(pages[0])
+		b.expect(pages[1])
+		all := []*result{b.goes(t.Context(), pages[0]), b.goes(t.Context(), pages[1])}
+		synctest.Wait()
+		for _, r := range all {
+			if !r.done || fault.ClassOf(r.err) != fault.Transient || !strings.Contains(r.err.Error(), "out of range") || r.found.Together != 2 {
+				t.Errorf("%+v", r)
+			}
+		}
+		b.panic = nil
+		after := b.goes(t.Context(), &page{})
+		synctest.Wait()
+		if !after.done || after.err != nil || len(b.runs) != 0 {
+			t.Errorf("%+v", after)
 		}
 	})
 }
@@ -426,6 +455,88 @@ func TestModelThatTakesNoBatch(t *testing.T) {
 	}
 }
 
+// A model that takes any number of pages and does the first alone, or for each what
+// the first has, is refused as well: boxes of the others would be lost, or false.
+func TestModelThatDoesTheFirstOfABatch(t *testing.T) {
+	node := func(op string, in []string, out string, attrs ...onnx.Float) *onnx.Node {
+		return onnx.NewNode(op, op+" for "+out, in, []string{out}, attrs...)
+	}
+	begin := []*onnx.Node{
+		node("Constant", nil, "0", onnx.Float{Name: "value_float", Value: 0}),
+		node("Constant", nil, "1", onnx.Float{Name: "value_float", Value: 1}),
+		node("Constant", nil, "2", onnx.Float{Name: "value_float", Value: 2}),
+		node("Size", []string{"0"}, "whole"),
+		node("CastLike", []string{"0", "whole"}, "first"), // 0, as places are counted
+		node("Sub", []string{"output_", "output_"}, "nothing"),
+	}
+	for name, end := range map[string][]*onnx.Node{
+		"nothing of the others": {
+			node("Add", []string{"nothing", "1"}, "ones"),
+			node("CumSum", []string{"ones", "first"}, "place"),
+			node("Sub", []string{"2", "place"}, "left"),
+			node("Relu", []string{"left"}, "mask"),
+			node("Mul", []string{"output_", "mask"}, "output0"),
+		},
+		"nothing of the one between": {
+			node("Add", []string{"nothing", "1"}, "ones"),
+			node("CumSum", []string{"ones", "first"}, "place"),
+			node("Sub", []string{"2", "place"}, "left"),
+			node("Abs", []string{"left"}, "mask"),
+			node("Mul", []string{"output_", "mask"}, "output0"),
+		},
+		"the same of the others": {
+			node("Gather", []string{"output_", "first"}, "page"),
+			node("Add", []string{"nothing", "page"}, "output0"),
+		},
+	} {
+		for _, size := range []int{2, 3} {
+			t.Run(fmt.Sprintf("%s, %d pages", name, size), func(t *testing.T) {
+				c := families(t)
+				c.Model = "yolo_batch"
+				made := []byte("\x12\x07output0") // by the last node
+				weights := bytes.Replace(read(t, "testdata/families/yolo_batch/model.onnx"), made, []byte("\x12\x07output_"), 1)
+				m, err := onnx.Parse(weights)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Graph.Nodes = slices.Concat(m.Graph.Nodes, begin, end)
+				var file bytes.Buffer
+				if err := m.Encode(&file); err != nil {
+					t.Fatal(err)
+				}
+				batches := false
+				change := func(m map[string]any) {
+					m["sha256"] = fmt.Sprintf("%x", sha256.Sum256(file.Bytes()))
+					if batches {
+						m["dynamic_batching"] = map[string]any{"max_batch_size": size, "max_queue_delay_ms": 20}
+					}
+				}
+				give(t, c.ModelsDir, c.Model, change)
+				path := filepath.Join(c.ModelsDir, c.Model, "model.onnx")
+				if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				found, err := open(t, c).Detect(t.Context(), samplePage)
+				if err != nil || len(found.Boxes) == 0 {
+					t.Fatalf("a page alone: %d boxes, %v", len(found.Boxes), err)
+				}
+				batches = true
+				give(t, c.ModelsDir, c.Model, change)
+				if err := os.WriteFile(path, file.Bytes(), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				d, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+				if err == nil {
+					err = d.Close()
+				}
+				if !errors.Is(err, ErrModelInvalid) || !strings.Contains(err.Error(), "on page 2 and") {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+	}
+}
+
 // There are pages for a batch in work and for the next one, and workers for them,
 // unless somebody says how many.
 func TestPagesOfBatches(t *testing.T) {
@@ -458,23 +569,43 @@ func TestPagesOfBatches(t *testing.T) {
 }
 
 // What the room counts for a batch is no less than was measured, and nothing where
-// there are none.
+// there are none. It follows how many batches are inferred at once, and how large they
+// may be.
 func TestBytesOfBatches(t *testing.T) {
 	m := manifest.Manifest{Input: manifest.Input{Width: 640, Height: 640}}
-	if got := bytesOfBatch(m, 273e6); got != 0 {
+	one := Config{Runs: 1}
+	if got := bytesOfBatch(one, m, 273e6); got != 0 {
 		t.Errorf("%d without batches", got)
 	}
 	m.Batching.MaxSize = 2
 	for weights, measured := range map[int64]int64{13e6: 50e6, 104e6: 103e6, 273e6: 189e6} {
-		if got := bytesOfBatch(m, weights); got < measured || got > measured*4/3 {
+		if got := bytesOfBatch(one, m, weights); got < measured || got > measured*4/3 {
 			t.Errorf("%d for weights of %d", got, weights)
 		}
 	}
+	m.Batching.MaxSize = 8
+	const input, layers = 4 * 3 * 640 * 640, 9*4*3*640*640 + 104e6/2
+	for name, c := range map[string]struct {
+		runs, pages int
+		want        int64
+	}{
+		"one batch at once":     {1, 0, 3*7*input + 7*layers},
+		"two at once":           {2, 0, 5*7*input + 2*7*layers},
+		"two of three pages":    {2, 3, 2*2*input + 2*2*layers},
+		"one, and many pages":   {1, 30, (28+7)*input + 7*layers},
+		"one page, so no batch": {1, 1, 0},
+	} {
+		if got := bytesOfBatch(Config{Runs: c.runs, Pages: c.pages}, m, 104e6); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
 	c := families(t, "yolo_batch")
-	m.Name = "yolo_batch"
-	before := openModels(t, c).recall(m.Name, "").bytes
-	give(t, c.ModelsDir, m.Name, batched)
-	if with := openModels(t, c).recall(m.Name, "").bytes; with < before+3*12*4*3*160*128 {
+	give(t, c.ModelsDir, "yolo_batch", batched)
+	models := openModels(t, c)
+	v := *models.recall("yolo_batch", "")
+	with := models.room.bytes(&v)
+	v.Manifest.Batching = manifest.Batching{}
+	if before := models.room.bytes(&v); with < before+3*12*4*3*160*128 {
 		t.Errorf("%d, without batches %d", with, before)
 	}
 }

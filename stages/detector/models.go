@@ -77,7 +77,7 @@ func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.
 		config: c, repository: r, archive: newArchive(c.CacheDir), options: options, log: log,
 		runs: make(chan struct{}, c.Runs), held: newHeld(int64(c.MaxBytes)), served: map[string]*served{},
 	}
-	m.room = newRoom(int64(c.Memory), m.load, log)
+	m.room = newRoom(c, m.load, log)
 	for _, name := range c.names() {
 		m.serve(name)
 	}

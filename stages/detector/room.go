@@ -15,14 +15,18 @@ import (
 // version is one state of a model: what was in the repository at one time.
 type version struct {
 	repository.Fetched
-	bytes int64 // that it takes when it is loaded
+	weights int64 // their size in bytes
 	// unprepared is why it could not be prepared when it was taken up: this process
 	// does not try again. Guarded by Models.mu.
 	unprepared error
 }
 
 func newVersion(f repository.Fetched) *version {
-	return &version{Fetched: f, bytes: bytesOf(f)}
+	v := &version{Fetched: f}
+	if info, err := os.Stat(f.Weights); err == nil { // else loading it says what is wrong
+		v.weights = info.Size()
+	}
+	return v
 }
 
 // room is the memory for loaded models. A version is loaded when somebody
@@ -31,7 +35,7 @@ func newVersion(f repository.Fetched) *version {
 // they to go for each page that another one is wanted for, a queue in which two
 // of them mix would be loading and not inferring.
 type room struct {
-	budget int64
+	config Config        // resolved
 	turn   time.Duration // that a loaded version keeps its place while others wait
 	idle   time.Duration // without a page, after which it has nothing to do
 	load   func(ctx context.Context, v *version) (*Detector, error)
@@ -64,21 +68,17 @@ const (
 	lookAgain   = 50 * time.Millisecond
 )
 
-func newRoom(budget int64, load func(ctx context.Context, v *version) (*Detector, error), log *slog.Logger) *room {
-	return &room{budget: budget, turn: defaultTurn, idle: defaultIdle, load: load, log: log, guests: map[*version]*guest{}, changed: make(chan struct{})}
+func newRoom(c Config, load func(ctx context.Context, v *version) (*Detector, error), log *slog.Logger) *room {
+	return &room{config: c, turn: defaultTurn, idle: defaultIdle, load: load, log: log, guests: map[*version]*guest{}, changed: make(chan struct{})}
 }
 
-// bytesOf is what a loaded model takes, by estimate: what ONNX Runtime and
-// tensors take of the smallest, and two and a half times its weights. That is
-// the model that comes with the project (7 MB, 100 MB resident) and Detectron2's
-// (166 MB, 460 MB). Batches take more.
-func bytesOf(f repository.Fetched) int64 {
+// bytes is what a loaded model takes, by estimate: what ONNX Runtime and tensors take
+// of the smallest, and two and a half times its weights. That is the model that comes
+// with the project (7 MB, 100 MB resident) and Detectron2's (166 MB, 460 MB). Batches
+// take more.
+func (r *room) bytes(v *version) int64 {
 	const least = 64 << 20
-	info, err := os.Stat(f.Weights)
-	if err != nil {
-		return least // loading it says what is wrong
-	}
-	return least + info.Size()*5/2 + bytesOfBatch(f.Manifest, info.Size())
+	return least + v.weights*5/2 + bytesOfBatch(r.config, v.Manifest, v.weights)
 }
 
 // enter waits until v is loaded and gives its detector, until leave is called.
@@ -94,7 +94,7 @@ func (r *room) enter(ctx context.Context, v *version) (d *Detector, leave func()
 		changed := r.changed
 		switch {
 		case g == nil:
-			going, ok := r.makeRoom(v.bytes)
+			going, ok := r.makeRoom(r.bytes(v))
 			if ok && len(going) == 0 {
 				g = &guest{version: v, users: 1}
 				r.guests[v] = g
@@ -186,7 +186,7 @@ func (r *room) makeRoom(bytes int64) (going []*guest, ok bool) {
 	var may []*guest
 	now := time.Now()
 	for _, g := range r.guests {
-		taken += g.version.bytes
+		taken += r.bytes(g.version)
 		staying++
 		if g.leaving { // its room is not there yet, and is not to be made twice
 			return nil, false
@@ -197,14 +197,14 @@ func (r *room) makeRoom(bytes int64) (going []*guest, ok bool) {
 	}
 	slices.SortFunc(may, func(a, b *guest) int { return a.lastUse(now).Compare(b.lastUse(now)) })
 	for _, g := range may {
-		if staying == 0 || taken+bytes <= r.budget {
+		if staying == 0 || taken+bytes <= int64(r.config.Memory) {
 			break
 		}
 		going = append(going, g)
-		taken -= g.version.bytes
+		taken -= r.bytes(g.version)
 		staying--
 	}
-	if staying > 0 && taken+bytes > r.budget {
+	if staying > 0 && taken+bytes > int64(r.config.Memory) {
 		return nil, false
 	}
 	return going, true
@@ -228,7 +228,7 @@ func (r *room) wait(v *version) time.Duration {
 	case g != nil: // coming or going
 		return lookAgain
 	}
-	if _, ok := r.makeRoom(v.bytes); ok {
+	if _, ok := r.makeRoom(r.bytes(v)); ok {
 		return 0
 	}
 	return 2 * lookAgain

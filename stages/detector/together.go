@@ -30,8 +30,7 @@ func Metered(p metric.MeterProvider) (Option, error) {
 }
 
 // startBatches has pages inferred together from now on, once it is known that the
-// model takes as many and finds on each of them what it finds on that one alone:
-// on the sample page, and on empty ones.
+// model takes as many and finds on each of them what it finds on that one alone.
 func (d *Detector) startBatches(ctx context.Context, l *loader) error {
 	size := min(d.manifest.Batching.MaxSize, d.made)
 	if size < 2 {
@@ -61,25 +60,32 @@ func (d *Detector) startBatches(ctx context.Context, l *loader) error {
 	}
 	d.batches = &batches{
 		size: size, delay: time.Duration(d.manifest.Batching.MaxDelayMS) * time.Millisecond, runs: d.runs,
-		run: d.inferTogether, sizes: l.sizes, coming: map[*page]bool{},
+		run: d.inferTogether, sizes: l.sizes, log: d.log, coming: map[*page]bool{},
 	}
 	return nil
 }
 
+// tryTogether has the sample page and its mirror image in a batch by turns: each
+// place has boxes to lose then, and others than the one before.
 func (d *Detector) tryTogether(ctx context.Context, pages []*page) error {
 	geometry, err := pages[0].preprocess(d.family, samplePage, math.MaxInt32)
 	if err != nil {
 		return fmt.Errorf("sample page: %w", err)
 	}
-	for _, p := range pages[1:] {
-		if err := p.slot.Resize(d.family.Input(geometry.Width, geometry.Height)); err != nil {
+	shape := d.family.Input(geometry.Width, geometry.Height)
+	for i, p := range pages[1:] {
+		if err := p.slot.Resize(shape); err != nil {
 			return err
 		}
-		clear(p.slot.Input)
+		copy(p.slot.Input, pages[0].slot.Input)
+		if i%2 == 0 {
+			for row := range slices.Chunk(p.slot.Input, int(shape[len(shape)-1])) {
+				slices.Reverse(row)
+			}
+		}
 	}
-	ends := []*page{pages[0], pages[len(pages)-1]}
 	var alone [2][]schemas.Box
-	for i, p := range ends {
+	for i, p := range pages[:2] {
 		if err := d.session.Run(ctx, p.slot); err != nil {
 			return err
 		}
@@ -90,17 +96,16 @@ func (d *Detector) tryTogether(ctx context.Context, pages []*page) error {
 	if err := d.runTogether(ctx, pages); err != nil {
 		return err
 	}
-	for i, p := range ends {
+	var errs []error
+	for i, p := range pages {
 		boxes, err := d.family.Decode(p.outputs(), geometry)
 		if err != nil {
 			return err
 		}
-		if n, all := agreeing(alone[i], boxes), len(alone[i])+len(boxes); float64(2*n) < agreement*float64(all) {
-			return fmt.Errorf("of %d boxes on a page and %d on the page alone %d agree", len(boxes), len(alone[i]), n)
+		want := alone[i%2]
+		if n, all := agreeing(want, boxes), len(want)+len(boxes); float64(2*n) < agreement*float64(all) {
+			return fmt.Errorf("of %d boxes on page %d and %d on the page alone %d agree", len(boxes), i+1, len(want), n)
 		}
-	}
-	var errs []error
-	for _, p := range pages {
 		errs = append(errs, p.slot.Forget())
 	}
 	return errors.Join(errs...)
@@ -131,14 +136,22 @@ func agreeing(a, b []schemas.Box) (n int) {
 	return n
 }
 
-// bytesOfBatch is what the further pages of a batch take, by estimate: their input
-// three times, in the batch, by themselves and of the next batch, what the layers
-// make of it, and outputs. Layers are the wider the more weights there are. Measured
-// at 640 × 640 pixels, an input of 5 MB: 50 MB a page of YOLOv8n (weights of 13 MB),
-// 103 MB of YOLOv8m (104 MB) and 189 MB of YOLOv8x (273 MB).
-func bytesOfBatch(m manifest.Manifest, weights int64) int64 {
+// bytesOfBatch is what the further pages of batches take, by estimate: inputs, one of
+// each page in work and one in each batch that may be inferred at once, and what the
+// layers make of those in batches, and outputs. Layers are the wider the more weights
+// there are. Measured at 640 × 640 pixels, an input of 5 MB, one batch at once: 50 MB a
+// page of YOLOv8n (weights of 13 MB), 103 MB of YOLOv8m (104 MB) and 189 MB of YOLOv8x
+// (273 MB). c is resolved.
+func bytesOfBatch(c Config, m manifest.Manifest, weights int64) int64 {
+	pages := c.pages(m)
+	size := min(m.Batching.MaxSize, pages)
+	if size < 2 {
+		return 0
+	}
 	input := 4 * 3 * int64(m.Input.Width) * int64(m.Input.Height)
-	return int64(max(m.Batching.MaxSize-1, 0)) * (12*input + weights/2)
+	batched := int64(c.Runs * (size - 1))
+	waiting := int64(max(pages-c.Runs-1, 0))
+	return (waiting+batched)*input + batched*(9*input+weights/2)
 }
 
 // inferTogether infers pages at once and, where that fails, one by one: what is
