@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
@@ -37,12 +39,12 @@ func OpenVersions(store *objectstore.Store, cache string) *Versions {
 // Keep makes sure that a version is there, and that Sweep takes it for used now.
 func (v *Versions) Keep(ctx context.Context, f Fetched) error {
 	at := f.Manifest.Name + "/" + f.Digest
-	there, err := v.place.holds(ctx, at, versionWeights)
+	there, err := v.holds(ctx, at, f.Weights)
 	if err != nil {
 		return err
 	}
 	if !there {
-		// What is there is trusted from then on, and a file may be replaced at any time.
+		// A file may be replaced at any time.
 		if sum, err := manifest.FileDigest(f.Weights); err != nil {
 			return fmt.Errorf("read weights: %w", err)
 		} else if sum != f.Manifest.SHA256 {
@@ -52,7 +54,7 @@ func (v *Versions) Keep(ctx context.Context, f Fetched) error {
 			return err
 		}
 	}
-	// Last: a version has a manifest only if it has weights.
+	// Last: what has a manifest is looked for by others.
 	b, err := f.Manifest.Text()
 	if err != nil {
 		return err
@@ -60,14 +62,34 @@ func (v *Versions) Keep(ctx context.Context, f Fetched) error {
 	return v.place.store.Put(ctx, v.place.key(at, manifest.File), b, "application/json")
 }
 
-// Fetch gives a version with its weights on this machine, or an ErrAbsent; one
-// that is damaged is an ErrInvalid or ErrDigest.
+// holds says whether a version's weights are there, as large as these.
+func (v *Versions) holds(ctx context.Context, at, weights string) (bool, error) {
+	want, err := os.Stat(weights)
+	if err != nil {
+		return false, fmt.Errorf("read weights: %w", err)
+	}
+	there, err := v.place.store.Head(ctx, v.place.key(at, versionWeights))
+	if fault.CodeOf(err) == objectstore.CodeMissing || objectstore.IsDenied(err) { // the latter is what may not be listed and is not there
+		return false, nil
+	}
+	return err == nil && there.Size == want.Size(), err
+}
+
+// Fetch gives a version with its weights on this machine, or an ErrAbsent, which
+// is also what this detector may not read: Amazon S3 answers no more than that of
+// what is not there, where the bucket may not be listed. One that is damaged is an
+// ErrInvalid or ErrDigest.
 func (v *Versions) Fetch(ctx context.Context, name, digest string) (f Fetched, err error) {
 	// Both come from a record, and are about to be part of a key.
 	if !schemas.IsModelName(name) || !schemas.IsDigest(digest) {
 		return f, ErrAbsent
 	}
 	at := name + "/" + digest
+	defer func() {
+		if objectstore.IsDenied(err) {
+			err = fmt.Errorf("%w: %w", ErrAbsent, err)
+		}
+	}()
 	b, err := v.place.manifest(ctx, at)
 	if err != nil {
 		return f, err
@@ -80,6 +102,11 @@ func (v *Versions) Fetch(ctx context.Context, name, digest string) (f Fetched, e
 		return f, fmt.Errorf("%w: %s describes another version", ErrInvalid, v.place.uri(at, manifest.File))
 	}
 	weights, err := v.place.weights(ctx, at, versionWeights, m.SHA256)
+	if errors.Is(err, ErrDigest) {
+		// So that the next Keep stores them again, whoever's it is. The manifest it
+		// stores in any case; one that is ErrInvalid may be of a later release.
+		err = errors.Join(err, v.place.remove(ctx, at, versionWeights))
+	}
 	if err != nil {
 		return f, err
 	}
@@ -119,16 +146,23 @@ func (v *Versions) used(ctx context.Context, below string) (map[string]time.Time
 	return used, nil
 }
 
-// Sweep removes versions that nobody has kept anew for age. One that is kept in
-// that very moment may lose its weights; the next Keep stores them again.
+// Sweep removes versions that nobody has kept anew for age, by the clock of the
+// store: the last one that was kept tells what that says. One that is kept in that
+// very moment may lose its weights; the next Keep stores them again.
 func (v *Versions) Sweep(ctx context.Context, age time.Duration) error {
 	used, err := v.used(ctx, "")
 	if err != nil {
 		return err
 	}
+	var newest time.Time
+	for _, last := range used {
+		if last.After(newest) {
+			newest = last
+		}
+	}
 	var faults []error
 	for at, last := range used {
-		if time.Since(last) > age { // the manifest first, so that what it names is there
+		if newest.Sub(last) > age { // the manifest first, so that what it names is there
 			faults = append(faults, errors.Join(v.place.remove(ctx, at, manifest.File), v.place.remove(ctx, at, versionWeights)))
 		}
 	}

@@ -90,3 +90,94 @@ func TestVersions(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// A copy that is damaged is there again after the next Keep: one of another size at
+// once, one that only its digest gives away once somebody has fetched it.
+func TestDamagedVersionIsKeptAgain(t *testing.T) {
+	store := objectstoretest.New(t)
+	m := described("good", "1", "weights")
+	digest, err := m.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := Fetched{m, digest, file(t, "weights")}
+	here := OpenVersions(store, t.TempDir())
+	for _, damaged := range []string{"short", "wEIGHTS"} {
+		if err := here.Keep(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Put(t.Context(), here.place.key("good/"+digest, versionWeights), []byte(damaged), ""); err != nil {
+			t.Fatal(err)
+		}
+		there := OpenVersions(store, t.TempDir())
+		if len(damaged) == len("weights") {
+			if _, err := there.Fetch(t.Context(), "good", digest); !errors.Is(err, ErrDigest) {
+				t.Errorf("%q: %v", damaged, err)
+			}
+		}
+		if err := here.Keep(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := there.Fetch(t.Context(), "good", digest); err != nil {
+			t.Errorf("%q: after it was kept again: %v", damaged, err)
+		}
+	}
+}
+
+// Keys that may not list the bucket are refused what is missing: it counts as
+// missing, for who looks for it and for who keeps it.
+func TestVersionsThatAreRefused(t *testing.T) {
+	server := objectstoretest.NewServer(t)
+	store := server.Open(t)
+	if err := store.EnsureBucket(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := described("good", "1", "weights")
+	digest, err := m.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := false
+	server.Fail(func(r *http.Request) (int, string) {
+		if r.Method == http.MethodPut || kept {
+			return 0, ""
+		}
+		return http.StatusForbidden, "AccessDenied"
+	})
+	here := OpenVersions(store, t.TempDir())
+	if _, err := here.Fetch(t.Context(), "good", digest); !errors.Is(err, ErrAbsent) {
+		t.Errorf("before it was kept: %v", err)
+	}
+	if err := here.Keep(t.Context(), Fetched{m, digest, file(t, "weights")}); err != nil {
+		t.Error(err)
+	}
+	kept = true
+	if _, err := here.Fetch(t.Context(), "good", digest); err != nil {
+		t.Error(err)
+	}
+}
+
+// A detector whose clock is ahead removes nothing that is of use: ages are measured
+// by the store's own dates.
+func TestSweepGoesByTheClockOfTheStore(t *testing.T) {
+	server := objectstoretest.NewServer(t)
+	store := server.Open(t)
+	if err := store.EnsureBucket(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m := described("good", "1", "weights")
+	digest, err := m.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := OpenVersions(store, t.TempDir())
+	if err := here.Keep(t.Context(), Fetched{m, digest, file(t, "weights")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := here.Sweep(t.Context(), 0); err != nil { // its date is in the past, and nothing was kept since
+		t.Fatal(err)
+	}
+	if _, err := here.Fetch(t.Context(), "good", digest); err != nil {
+		t.Errorf("swept: %v", err)
+	}
+}
