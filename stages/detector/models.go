@@ -28,6 +28,7 @@ type Models struct {
 	repository *repository.Repository
 	archive    archive
 	shared     *repository.Versions // nil where there is no store for them
+	denied     sync.Once            // when that refuses first
 	room       *room
 	options    []Option
 	runs       chan struct{} // shared by all

@@ -78,51 +78,64 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 
 // another looks for a digest that was never served here, in the store that all
 // detectors keep theirs in and in the repository. Its error is permanent only where
-// the store has none, and the repository's manifest was read and is another's; one
-// that is missing, half copied or away is waited for.
-func (m *Models) another(ctx context.Context, s *served, name, digest string) (f repository.Fetched, err error) {
+// the store has none, and the repository's manifest was read and is another's. A
+// store that fails has the class of its failure: it is waited for while its own probe
+// fails. A manifest that is missing, half copied or away is waited for here.
+func (m *Models) another(ctx context.Context, s *served, name, digest string) (repository.Fetched, error) {
 	m.mu.Lock()
 	asked := s.unknown[digest]
 	m.mu.Unlock()
-	wait := func(err error) error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if len(s.sought) > 100 { // records can name what they like
-			clear(s.sought)
-		}
-		s.sought[digest] = true
-		return fault.AsUnavailable(modelDependency, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err))
-	}
-	now := asked.digest
 	if time.Since(asked.at) > retrying {
-		f, err = m.fromShared(ctx, name, digest)
+		f, missing := m.fromShared(ctx, name, digest)
+		if missing == nil {
+			return f, nil
+		}
+		f, now, err := m.fromRepository(ctx, name, digest)
 		switch {
-		case err == nil:
+		case err == nil && now == digest:
 			return f, nil
-		case !aboutModel(err):
-			return f, wait(err)
-		}
-		if _, now, err = m.repository.Manifest(ctx, name); err != nil {
-			return f, wait(err)
-		}
-		if now == digest {
-			if f, err = m.repository.Fetch(ctx, name); err != nil {
-				return f, wait(err)
-			}
-			now = f.Digest // it may have been replaced meanwhile
-		}
-		if now == digest {
-			return f, nil
+		case ctx.Err() != nil:
+			return f, ctx.Err()
+		case fault.DependencyOf(missing) != "" && !aboutModel(missing):
+			return f, missing
+		case !aboutModel(missing): // the disk's, perhaps
+			return f, m.seek(s, name, digest, missing)
+		case err != nil:
+			return f, m.seek(s, name, digest, err)
 		}
 		m.mu.Lock()
-		if len(s.unknown) > 100 {
+		if len(s.unknown) > 100 { // records can name what they like
 			clear(s.unknown)
 		}
-		s.unknown[digest] = asking{time.Now(), now}
+		asked = asking{time.Now(), now}
+		s.unknown[digest] = asked
 		m.mu.Unlock()
 	}
-	return f, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept in S3 or here; the repository has digest %s: submit the document again",
-		name, digest, now)
+	return repository.Fetched{}, fault.Permanentf(CodeModelChanged, "the run is for model %s, digest %s, which is neither in the repository nor kept in S3 or here; the repository has digest %s: submit the document again",
+		name, digest, asked.digest)
+}
+
+// fromRepository gives what the repository has of a model if it is this digest, and
+// in any case the digest that it has: "" with an error.
+func (m *Models) fromRepository(ctx context.Context, name, digest string) (f repository.Fetched, now string, err error) {
+	if _, now, err = m.repository.Manifest(ctx, name); err != nil || now != digest {
+		return f, now, err
+	}
+	if f, err = m.repository.Fetch(ctx, name); err != nil {
+		return f, "", err
+	}
+	return f, f.Digest, nil // it may have been replaced meanwhile
+}
+
+// seek has the probe look for a digest again, until it is known whether it is there.
+func (m *Models) seek(s *served, name, digest string, err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(s.sought) > 100 { // records can name what they like
+		clear(s.sought)
+	}
+	s.sought[digest] = true
+	return fault.AsUnavailable(modelDependency, fmt.Errorf("look for model %s, digest %s: %w", name, digest, err))
 }
 
 // forgo drops what is archived of a version whose weights were found to be others.
@@ -139,27 +152,31 @@ func (m *Models) forgo(v *version, err error) {
 func (m *Models) enter(ctx context.Context, v *version) (*Detector, func(), error) {
 	name := v.Manifest.Name
 	d, leave, err := m.room.enter(ctx, v)
-	gone := astray(err)
-	if gone && ctx.Err() == nil {
+	var missing error
+	// Twice: the first may have led from the repository's file to one in the cache
+	// that is damaged, and the store has another.
+	for try := 0; try < 2 && astray(err) && missing == nil && ctx.Err() == nil; try++ {
 		m.forgo(v, err)
-		again, missing := m.again(ctx, v)
-		if missing == nil {
+		var again *version
+		if again, missing = m.again(ctx, v); missing == nil {
 			v = again
 			d, leave, err = m.room.enter(ctx, v)
 		}
-		// A store that is away says nothing of what it has.
-		gone = astray(err) && (missing == nil || aboutModel(missing)) && !m.isCurrent(v)
 	}
 	if err == nil || ctx.Err() != nil {
 		return d, leave, err
 	}
+	if fault.DependencyOf(missing) != "" && !aboutModel(missing) {
+		return nil, nil, missing // a store that is away says nothing of what it has
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if gone {
-		delete(m.served[name].versions, v.Digest)
+	s := m.served[name]
+	if astray(err) && (missing == nil || aboutModel(missing)) && s.current != v {
+		delete(s.versions, v.Digest)
 		return nil, nil, fault.AsPermanent(CodeModelChanged, fmt.Errorf("the run is for model %s, digest %s, which is served no more: submit the document again: %w", name, v.Digest, err))
 	}
-	m.served[name].broken[v] = err
+	s.broken[v] = err
 	m.log.Error("model not loaded, its pages wait", slog.String("model", name), slog.String("digest", v.Digest), slog.Any("error", err))
 	return nil, nil, fault.AsUnavailable(modelDependency, err)
 }

@@ -119,6 +119,10 @@ func (m *Models) fromShared(ctx context.Context, name, digest string) (repositor
 	switch {
 	case err == nil:
 		m.log.Info("version of the model fetched from S3", slog.String("model", name), slog.String("digest", digest))
+	case objectstore.IsDenied(err):
+		m.denied.Do(func() {
+			m.log.Warn("versions of models may not be read from S3, or not be listed there: one that is missing here counts as gone", slog.String("model", name), slog.String("digest", digest), slog.Any("error", err))
+		})
 	case !errors.Is(err, ErrModelAbsent) && aboutModel(err):
 		m.log.Error("version of the model is damaged in S3", slog.String("model", name), slog.String("digest", digest), slog.Any("error", err))
 	}

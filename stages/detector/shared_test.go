@@ -65,22 +65,52 @@ func TestVersionBeforeIsHadByANewDetector(t *testing.T) {
 	}
 	// A server that is away says nothing: pages wait, and are done when it is back.
 	server.Fail(func(*http.Request) (int, string) { return http.StatusServiceUnavailable, "ServiceUnavailable" })
-	if _, err := m.detected(t, "yolo", first); fault.ClassOf(err) != fault.Unavailable {
+	if _, err := m.detected(t, "yolo", first); fault.DependencyOf(err) != objectstore.Dependency {
 		t.Fatalf("while S3 is away: %v", err)
 	}
-	if err := m.probe(t.Context(), "yolo"); err == nil {
-		t.Error("the probe finds nothing wrong")
-	}
 	server.Fail(nil)
-	if err := m.probe(t.Context(), "yolo"); err != nil {
-		t.Errorf("back, and the probe says %v", err)
-	}
 	got, err := m.detected(t, "yolo", first)
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%d boxes, want %d: %v", len(got), len(want), err)
 	}
 	if _, err := m.detected(t, "yolo", strings.Repeat("0", 64)); fault.CodeOf(err) != CodeModelChanged || fault.ClassOf(err) != fault.Permanent {
 		t.Errorf("a digest that nobody knows: %v", err)
+	}
+}
+
+// Where S3 refuses, as Amazon does for what is missing where the bucket may not be
+// listed, or is away, the repository is asked: it may have the version. What neither
+// has is given up where S3 refuses, and waited for by S3's own probe while it is away.
+func TestVersionWhileS3Refuses(t *testing.T) {
+	server, store := bucket(t)
+	c := families(t, "yolo")
+	m := openShared(t, c, store)
+	for _, refusal := range []struct {
+		status     int
+		code       string
+		class      fault.Class
+		dependency string
+	}{
+		{http.StatusForbidden, "AccessDenied", fault.Permanent, ""},
+		{http.StatusServiceUnavailable, "ServiceUnavailable", fault.Unavailable, objectstore.Dependency},
+	} {
+		server.Fail(func(*http.Request) (int, string) { return refusal.status, refusal.code })
+		for _, digest := range []string{strings.Repeat("0", 64), strings.Repeat("1", 64)} {
+			_, err := m.detected(t, "yolo", digest)
+			if fault.ClassOf(err) != refusal.class || fault.DependencyOf(err) != refusal.dependency {
+				t.Errorf("%s: %v", refusal.code, err)
+			}
+			m.served["yolo"].unknown = map[string]asking{}
+		}
+		give(t, c.ModelsDir, "yolo", floor(0.95+float64(refusal.status)/1e5))
+		other := c
+		other.CacheDir = t.TempDir()
+		if boxes, err := m.detected(t, "yolo", openModels(t, other).digest("yolo")); err != nil || len(boxes) == 0 {
+			t.Errorf("%s, and the repository has it: %d boxes, %v", refusal.code, len(boxes), err)
+		}
+	}
+	if n := strings.Count(m.log.String(), "may not be read from S3"); n != 1 {
+		t.Errorf("said %d times: %s", n, m.log)
 	}
 }
 
@@ -98,13 +128,32 @@ func TestDamagedVersionIsFetchedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.Fail(func(*http.Request) (int, string) { return http.StatusServiceUnavailable, "ServiceUnavailable" })
-	if _, err := m.detected(t, "yolo", first); fault.ClassOf(err) != fault.Unavailable {
+	if _, err := m.detected(t, "yolo", first); fault.DependencyOf(err) != objectstore.Dependency {
 		t.Fatalf("while S3 is away: %v", err)
 	}
 	server.Fail(nil)
-	if err := m.probe(t.Context(), "yolo"); err != nil {
-		t.Errorf("back, and the probe says %v", err)
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Errorf("%d boxes, %v", len(boxes), err)
 	}
+}
+
+// The file that a version was loaded from is gone, the one in the cache is damaged:
+// the store's is there still.
+func TestVersionThatIsDamagedTwice(t *testing.T) {
+	_, store := bucket(t)
+	c := families(t, "yolo")
+	m := openShared(t, c, store)
+	first := m.digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	m.room.tidy(0, func(*version) bool { return false })
+	damaged := m.archive.weights("yolo", first)
+	if err := errors.Join(os.Remove(damaged), os.WriteFile(damaged, []byte("damaged"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	astray := newVersion(m.recall("yolo", first).Fetched)
+	astray.Weights = filepath.Join(t.TempDir(), "gone.onnx")
+	m.served["yolo"].versions[first] = astray
 	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
 		t.Errorf("%d boxes, %v", len(boxes), err)
 	}
