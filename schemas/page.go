@@ -13,7 +13,7 @@ type RenderedPage struct {
 	Run
 	Page       int       `json:"page" jsonschema:"page number from 1"`
 	Position   int       `json:"position" jsonschema:"how many selected pages of the run come before this one"`
-	ImageKey   string    `json:"image_key" jsonschema:"object key of the page image, PNG, RGB"`
+	ImageKey   string    `json:"image_key" jsonschema:"object key of the page image: PNG, 8 bits a channel, RGB, or grey where the page has no colour"`
 	TextKey    string    `json:"text_key,omitempty" jsonschema:"object key of the text lines (PageText); absent where the page has no text layer"`
 	Width      int       `json:"width" jsonschema:"pixels"`
 	Height     int       `json:"height" jsonschema:"pixels"`

@@ -145,7 +145,7 @@ func (a *API) documentObjects() {
 	}
 	pages := "/v1/documents/{id}/pages/{page}"
 	add("get-source", "/v1/documents/{id}/source", "The document as it was submitted", "", "application/octet-stream")
-	add("get-page-image", pages+"/image", "The page as it was rendered", "PNG, RGB; boxes are in its pixels.", "image/png", page, run)
+	add("get-page-image", pages+"/image", "The page as it was rendered", "PNG, 8 bits a channel, RGB, or grey where the page has no colour; boxes are in its pixels.", "image/png", page, run)
 	add("get-page-annotated", pages+"/annotated", "The page with its boxes drawn", "", "image/png", page, run)
 	add("get-crop", pages+"/crops/{k}", "What box k cuts from the page", "With the run's padding around the box.", "image/png",
 		page, pathParam("k", "number of the box, from 1", number("integer", "", 1, 1<<31-1)), run)
