@@ -21,10 +21,11 @@ const Name = "recorder"
 // Limits are the defaults of the stage's limits that suit the recorder: one worker, because a batch changes what memory
 // has of its runs, and batches as large as ClickHouse likes them. An insert of a few rows costs as much as one of
 // hundreds: while results flow, a batch takes a second of them. The last page of a run lands at once, and what comes alone
-// within BatchQuiet, and the time of three small inserts. What waits while ClickHouse is away is bounded by its bytes: some
+// within BatchQuiet, and the time of three small inserts. That is longer than a page takes after its document was
+// accepted, so a document of one page is one batch and not two. What waits while ClickHouse is away is bounded by its bytes: some
 // thousand pages of a few boxes.
 func Limits() stage.Limits {
-	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: time.Second, BatchQuiet: 250 * time.Millisecond, MaxInFlight: 4000, MaxBytes: 4 << 20}
+	return stage.Limits{Workers: 1, BatchSize: 1000, BatchDelay: time.Second, BatchQuiet: 400 * time.Millisecond, MaxInFlight: 4000, MaxBytes: 4 << 20}
 }
 
 // Config is what a Recorder is made of.

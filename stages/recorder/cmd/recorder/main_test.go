@@ -52,7 +52,7 @@ func TestConfigVerify(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for name, value := range map[string]string{"KAFKA_BROKERS": "127.0.0.1:9092", "CLICKHOUSE_ADDR": "127.0.0.1:8123",
-		"LEAFCUTTER_BATCH_SIZE": "1000", "LEAFCUTTER_BATCH_DELAY": "1s", "LEAFCUTTER_BATCH_QUIET": "250ms", "LEAFCUTTER_WORKERS": "1", "LEAFCUTTER_OTLP_ADDR": ""} {
+		"LEAFCUTTER_BATCH_SIZE": "1000", "LEAFCUTTER_BATCH_DELAY": "1s", "LEAFCUTTER_BATCH_QUIET": "400ms", "LEAFCUTTER_WORKERS": "1", "LEAFCUTTER_OTLP_ADDR": ""} {
 		if line := lineOf(string(out), name); !strings.Contains(line, name) || !strings.Contains(line, value) {
 			t.Errorf("%s: %q, want %q", name, line, value)
 		}
