@@ -13,6 +13,7 @@ type item struct {
 	bulk     bool
 	cost     int           // parts of work that it is
 	charged  int           // what its handing out added to the credit of the plain lane
+	judged   bool          // it was handed out before, and suspect says what it was found to be
 	suspect  bool          // a process may have died of it: it is handled alone
 	parked   bool          // it is put off, and counted as that
 	last     bool          // none is to be waited for that comes after it

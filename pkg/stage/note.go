@@ -9,10 +9,11 @@ import (
 // note is what a commit's metadata says of the partition beside its offset. Whoever owns the partition next reads it.
 //
 // A partition whose last commit says "running" was not given back: its owner died, and one of the records that it had in
-// its handler may be why. Those are the first few that are not done.
+// its handler may be why. Those are the first few that are not done and whose time has come.
 type note struct {
 	running bool
-	width   int   // how many records may have been in the handler at once
+	width   int   // how many of those handed out first may be why: as many as may have been in the handler at once, or more
+	from    int64 // the lowest offset that was not done when the owner began
 	alone   int64 // offset of the record that was being handled alone; -1 for none
 	deaths  int   // how often the process died of it, as far as anybody knows: this time included
 
@@ -75,7 +76,7 @@ func (n note) String() string {
 	if !n.running {
 		return ""
 	}
-	s := fmt.Sprintf("%s running width=%d", noteVersion, n.width)
+	s := fmt.Sprintf("%s running width=%d from=%d", noteVersion, n.width, n.from)
 	if n.alone >= 0 {
 		s += fmt.Sprintf(" alone=%d deaths=%d", n.alone, n.deaths)
 	}
@@ -105,7 +106,9 @@ func parseNote(metadata string) note {
 		}
 		switch name {
 		case "width":
-			n.width = int(min(number, maxWidth))
+			n.width = int(min(number, maxReach))
+		case "from":
+			n.from = number
 		case "alone":
 			n.alone = number
 		case "deaths":
@@ -131,6 +134,8 @@ const (
 	// maxWidth bounds how many records of a partition are handled alone after a death. A stage that takes large batches
 	// may have had more in its handler: it dies again, and the first ones, done alone and committed, are out of doubt.
 	maxWidth = 16
+	// maxReach is the same where lives end without a commit: more than may be put off and in flight in one lane, by default.
+	maxReach = 1 << 13
 	// maxDeaths is how often a process may die while it handles one record and nothing else.
 	maxDeaths = 3
 )

@@ -9,7 +9,7 @@ import (
 
 func TestNotesAreReadAsTheyWereWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		n := note{running: true, width: rapid.IntRange(0, maxWidth).Draw(t, "width"), alone: -1}
+		n := note{running: true, width: rapid.IntRange(0, maxReach).Draw(t, "width"), from: rapid.Int64Range(0, 1<<60).Draw(t, "from"), alone: -1}
 		if rapid.Bool().Draw(t, "somebody is alone") {
 			n.alone, n.deaths = rapid.Int64Range(0, 1<<60).Draw(t, "alone"), rapid.IntRange(1, maxDeaths).Draw(t, "deaths")
 		}
@@ -30,14 +30,14 @@ func TestAPartitionThatWasGivenBackSaysNothing(t *testing.T) {
 
 func FuzzParseNote(f *testing.F) {
 	f.Add("lc1 running width=4 alone=17 deaths=2")
-	f.Add("lc1 running width=4 alone=17 deaths=2 also=3:1,12:2")
+	f.Add("lc1 running width=4 from=12 alone=17 deaths=2 also=3:1,12:2")
 	f.Add("lc1 running width=4 also=-3:1,12:0,x,9:9999999999")
 	f.Add("lc1 running width=99999999999999999999 deaths=-1")
 	f.Add("another program's")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, metadata string) {
 		n := parseNote(metadata)
-		if n.width < 0 || n.width > maxWidth || n.deaths < 0 || n.deaths > maxDeaths || n.alone < -1 || len(n.also) > maxWidth || !n.running && !reflect.DeepEqual(n, noNote) {
+		if n.width < 0 || n.width > maxReach || n.deaths < 0 || n.deaths > maxDeaths || n.alone < -1 || len(n.also) > maxWidth || !n.running && !reflect.DeepEqual(n, noNote) {
 			t.Fatalf("%q is read as %+v", metadata, n)
 		}
 	})
@@ -85,7 +85,8 @@ func TestDeathsOfOneAreKeptWhileAnotherIsHandled(t *testing.T) {
 		p := newPartition("t", 0)
 		p.suspect(last)
 		for _, offset := range []int64{healthy, poison} {
-			if suspect := p.take(offset, 0); life > 1 && !suspect {
+			p.take(offset, 0)
+			if life > 1 && !p.judge(offset, false) {
 				t.Fatalf("life %d: %d is no suspect", life, offset)
 			}
 		}

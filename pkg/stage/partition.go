@@ -23,7 +23,7 @@ type partition struct {
 
 	note     note // what the next commit says
 	last     note // what the last owner said, while suspects are left
-	suspects int  // records still to come that the last owner may have died of
+	suspects int  // records still to be handed out that the last owner may have died of
 }
 
 type taken struct {
@@ -36,20 +36,29 @@ func newPartition(topic string, id int32) *partition {
 	return &partition{topic: topic, id: id, next: kgo.EpochOffset{Epoch: -1, Offset: -1}, note: noNote, last: noNote}
 }
 
-// take notes a record as fetched, and says whether the last owner may have died of it. Offsets ascend within an
-// assignment.
-func (p *partition) take(offset int64, epoch int32) (suspect bool) {
+// take notes a record as fetched. Offsets ascend within an assignment.
+func (p *partition) take(offset int64, epoch int32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.next.Offset < 0 {
 		p.next = kgo.EpochOffset{Epoch: epoch, Offset: offset}
 	}
 	p.taken = append(p.taken, taken{offset: offset, epoch: epoch})
-	if p.suspects > 0 {
-		p.suspects--
-		return true
+}
+
+// judge says whether the last owner may have died of a record that is handed out for the first time. One that is put off
+// now may have been in its handler all the same, and is suspected without taking another's place: however many wait, those
+// behind them come into doubt too.
+func (p *partition) judge(offset int64, putOff bool) (suspect bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.suspects == 0 {
+		return p.last.of(offset) > 0
 	}
-	return p.last.of(offset) > 0
+	if !putOff {
+		p.suspects--
+	}
+	return true
 }
 
 // finish notes a record as done. What may be committed grows only while the lowest taken record is done: with offset 77
@@ -115,14 +124,20 @@ func (p *partition) suspect(n note) {
 
 // open says from now on that the partition is being worked on, with up to width records in the handler. It reports
 // whether that is news. What the last owner said of a record that it handled alone is kept until that record is settled.
+//
+// Where the last owner died before anything was committed, since the first records wait for their turn, what was handled
+// behind them is handled again, and the same ones would be suspected in each life. Then twice as many are.
 func (p *partition) open(width int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.note.running {
 		return false
 	}
+	if p.last.running && p.last.from == p.next.Offset {
+		width = max(width, min(2*p.last.width, maxReach))
+	}
 	p.note = p.last
-	p.note.running, p.note.width = true, width
+	p.note.running, p.note.width, p.note.from = true, width, p.next.Offset
 	return true
 }
 

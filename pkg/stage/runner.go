@@ -268,12 +268,12 @@ func (r *Runner) admit(ctx context.Context, fetched kgo.FetchTopicPartition) {
 	p.saw(fetched.HighWatermark)
 	var items []*item
 	for _, rec := range fetched.Records {
-		suspect := p.take(rec.Offset, rec.LeaderEpoch)
+		p.take(rec.Offset, rec.LeaderEpoch)
 		in, cost := r.in(rec), 1
 		if r.cfg.Cost != nil {
 			cost = r.cfg.Cost(in)
 		}
-		items = append(items, &item{part: p, in: in, bulk: isBulk(in.Topic), cost: cost, suspect: suspect,
+		items = append(items, &item{part: p, in: in, bulk: isBulk(in.Topic), cost: cost,
 			last: r.cfg.Last != nil && r.cfg.Last(in)})
 	}
 	r.open(ctx, p)

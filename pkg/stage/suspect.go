@@ -45,20 +45,25 @@ func (r *Runner) fetched(_ context.Context, _ *kgo.Client, answer *kmsg.OffsetFe
 	return nil
 }
 
+// crashed gives up a record of which processes died often enough.
+func (r *Runner) crashed(ctx context.Context, i *item) bool {
+	deaths := i.part.deathsOf(i.in.Offset)
+	if deaths < maxDeaths {
+		return false
+	}
+	i.attempts = deaths
+	r.condemn(ctx, i, fault.Permanentf(CodeCrashedConsumer, "the process died %d times while it handled this record alone", deaths))
+	return true
+}
+
 // handleAlone handles a record of which a process may have died, with nothing else in the handler. That it is being
 // handled is committed first, so that a death counts even if nothing else is left of it; that it survived is committed
 // after, so that only deaths while alone count.
 func (r *Runner) handleAlone(ctx context.Context, i *item) {
 	r.alone.Lock()
 	defer r.alone.Unlock()
-	deaths := i.part.deathsOf(i.in.Offset)
-	if deaths >= maxDeaths {
-		i.attempts = deaths
-		r.condemn(ctx, i, fault.Permanentf(CodeCrashedConsumer, "the process died %d times while it handled this record alone", deaths))
-		return
-	}
 	i.suspect = false // a retry after an error is as any other's
-	i.part.enter(i.in.Offset, deaths+1)
+	i.part.enter(i.in.Offset, i.part.deathsOf(i.in.Offset)+1)
 	if err := r.commitNotes(ctx, i.part); err != nil {
 		r.log.Warn("that a record is handled alone could not be committed; a death would not count", append(r.itemAttrs(i), "error", err)...)
 	}

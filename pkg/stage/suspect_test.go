@@ -31,6 +31,12 @@ func mortal(brokers string) int {
 		}
 		return stage.Result{Out: []stage.Out{copyOut(in)}}
 	}))
+	cfg.Hold = func(in stage.In) time.Duration {
+		if strings.HasPrefix(in.Key, "held") {
+			return time.Millisecond
+		}
+		return 0
+	}
 	r, err := stage.New(kafka.Config{Brokers: strings.Split(brokers, ","), SessionTimeout: time.Second}, cfg)
 	if err != nil || r.Run(ctx) != nil {
 		return 1
@@ -104,6 +110,40 @@ func TestARecordThatKillsItsProcessIsFoundOut(t *testing.T) {
 	}
 	if n := b.ends(schemas.TopicDeadLetters); n != 1 {
 		t.Errorf("%d dead letters, want the one", n)
+	}
+}
+
+// What is put off stands before it, is never committed, and is not handled before its time on that account: what is between
+// is handled again in each life, and the one that kills is found out all the same.
+func TestARecordThatKillsIsFoundBehindHeldOnes(t *testing.T) {
+	b := newBroker(t)
+	var all []*kgo.Record
+	add := func(keys ...string) {
+		for _, k := range keys {
+			all = append(all, &kgo.Record{Topic: "in", Key: []byte(k), Value: []byte(k)})
+		}
+	}
+	for _, n := range numbers(0, 120) {
+		add("held" + n)
+	}
+	add(numbers(0, 20)...)
+	add("poison")
+	add(numbers(20, 30)...)
+	if err := manual(t, b).ProduceSync(t.Context(), all...).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	stop := b.supervise()
+	if letter := b.read(schemas.TopicDeadLetters, 1)[0]; string(letter.Key) != "poison" {
+		t.Errorf("%s was given up", letter.Key)
+	}
+	// With others beside it while 4, 8 and 16 of those before it are in doubt, then three times alone.
+	if deaths := stop(); deaths > 8 {
+		t.Errorf("%d deaths, want 8 at most", deaths)
+	}
+	for _, r := range b.read("out", int(b.ends("out"))) {
+		if strings.HasPrefix(string(r.Value), "held") {
+			t.Fatalf("%s was handled before its time", r.Value)
+		}
 	}
 }
 

@@ -52,11 +52,20 @@ func (r *Runner) work(ctx context.Context) {
 				r.condemn(ctx, i, i.refused)
 			case r.cfg.Cancelled != nil && r.cfg.Cancelled(r.about(i.in)):
 				r.drop(ctx, i)
-			case i.suspect: // not held: it is handled, or let go, at once
-				r.handleAlone(ctx, i)
-			case r.hold(i):
+			case r.crashed(ctx, i):
 			default:
-				wanted = append(wanted, i)
+				pause := r.pause(i)
+				if !i.judged {
+					i.judged, i.suspect = true, i.part.judge(i.in.Offset, pause > 0)
+				}
+				switch {
+				case pause > 0:
+					r.putOff(i, pause)
+				case i.suspect:
+					r.handleAlone(ctx, i)
+				default:
+					wanted = append(wanted, i)
+				}
 			}
 		}
 		if len(wanted) > 0 {
@@ -67,20 +76,23 @@ func (r *Runner) work(ctx context.Context) {
 	}
 }
 
-// hold puts a record off whose time has not come.
-func (r *Runner) hold(i *item) bool {
+// pause is how long it is until a record's time comes.
+func (r *Runner) pause(i *item) time.Duration {
 	if r.cfg.Hold == nil {
-		return false
+		return 0
 	}
 	pause := r.cfg.Hold(i.in)
 	if pause <= 0 {
 		r.lanes.unpark(i)
-		return false
 	}
+	return pause
+}
+
+// putOff queues a record again when its time may have come.
+func (r *Runner) putOff(i *item, pause time.Duration) {
 	r.lanes.refund(i)
 	pause = max(pause, time.Duration(r.lanes.park(i))*betweenHolds)
 	time.AfterFunc(pause, func() { r.lanes.again(i) })
-	return true
 }
 
 // betweenHolds bounds what it costs to ask about records that are put off, however many there are: 2,500 times a second.
