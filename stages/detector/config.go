@@ -35,7 +35,7 @@ type Config struct {
 	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred; that many batches of a model with dynamic_batching"`
 
 	MaxPixels int          `env:"LEAFCUTTER_MAX_PAGE_PIXELS" envDefault:"40000000" desc:"pixels of a page image above which it is refused"`
-	MaxBytes  config.Bytes `env:"LEAFCUTTER_MAX_PAGE_BYTES" envDefault:"64MiB" desc:"bytes of a page image above which it is refused, and of all page images held at once"`
+	MaxBytes  config.Bytes `env:"LEAFCUTTER_MAX_PAGE_BYTES" envDefault:"64MiB" desc:"bytes of a page image above which it is refused, and of all page images held at once: models that have pages in work share that equally, and a page larger than a share waits until the others leave as much"`
 }
 
 // Validate reports every fault at once.

@@ -149,7 +149,7 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered, v *vers
 	if held <= 0 { // the server did not say
 		held = limit
 	}
-	release, err := h.held.take(ctx, h.name, len(h.Names()), held)
+	release, err := h.held.take(ctx, h.name, held)
 	if err != nil {
 		return Page{}, err
 	}
