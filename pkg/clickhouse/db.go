@@ -150,10 +150,11 @@ func (db *DB) QueryRow(ctx context.Context, query string, args ...any) driver.Ro
 
 // PrepareBatch begins an INSERT, given up to "INSERT INTO table (columns)". Its Append refuses rows that do not fit the
 // columns with a permanent fault; Send inserts all rows or none into each partition. A batch is used once. Of the same
-// query the server is asked once which types its columns have, and again after one that it refused: a program has few.
+// query the server is asked every two minutes which types its columns have, and again after a row or a batch that failed: a
+// program has few. A row that was refused by types that have changed since is taken when it is appended to the next batch.
 func (db *DB) PrepareBatch(ctx context.Context, query string, options ...driver.PrepareBatchOption) (driver.Batch, error) {
-	asked := ctx
-	known := db.columns.of(query)
+	asked, now := ctx, time.Now()
+	known := db.columns.of(query, now)
 	if known != nil {
 		asked = chgo.Context(ctx, chgo.WithColumnNamesAndTypes(known))
 	}
@@ -162,7 +163,7 @@ func (db *DB) PrepareBatch(ctx context.Context, query string, options ...driver.
 		return nil, classed(ctx, "prepare batch", err)
 	}
 	if known == nil {
-		db.columns.learn(query, b)
+		db.columns.learn(query, b, now)
 	}
 	return &batch{Batch: b, ctx: ctx, refused: func() { db.columns.forget(query) }}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
@@ -171,11 +172,19 @@ func TestAnswerThatBreaksOff(t *testing.T) {
 	}
 }
 
-// batchTable answers the DESCRIBE by which the driver learns a table's columns.
-func batchTable(s *server) {
+// batchTable is the table of the batches here.
+func batchTable(s *server) { describe(s, "page UInt32", "class String") }
+
+// describe answers the DESCRIBE by which the driver learns a table's columns, each a name and a type.
+func describe(s *server, columns ...string) {
+	var rows [][]any
+	for _, c := range columns {
+		name, kind, _ := strings.Cut(c, " ")
+		rows = append(rows, []any{name, kind, "", "", "", "", ""})
+	}
 	s.answer("DESCRIBE", answer{
 		columns: []string{"name String", "type String", "default_type String", "default_expression String", "comment String", "codec_expression String", "ttl_expression String"},
-		rows:    [][]any{{"page", "UInt32", "", "", "", "", ""}, {"class", "String", "", "", "", "", ""}},
+		rows:    rows,
 	})
 }
 
@@ -236,6 +245,43 @@ func TestColumnsAreAskedForOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(2, 5)
+}
+
+// TestAColumnThatWasWidenedRefusesOneRow alters a column under a program that remembers it: the first row that its former
+// type does not hold is refused, and the same row is taken by the next batch.
+func TestAColumnThatWasWidenedRefusesOneRow(t *testing.T) {
+	type row struct {
+		Page  uint32 `ch:"page"`
+		State string `ch:"state"`
+	}
+	for name, add := range map[string]func(driver.Batch, string) error{
+		"append":        func(b driver.Batch, state string) error { return b.Append(uint32(1), state) },
+		"append struct": func(b driver.Batch, state string) error { return b.AppendStruct(&row{1, state}) },
+	} {
+		s := newServer(t)
+		db := s.open(t)
+		insert := func(state string) error {
+			b, err := db.PrepareBatch(t.Context(), "INSERT INTO pages (page, state)")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := add(b, state); err != nil {
+				return errors.Join(err, b.Abort()) // nothing is sent, as whoever inserts does it
+			}
+			return b.Send()
+		}
+		describe(s, "page UInt32", "state Enum8('done' = 1)")
+		if err := insert("done"); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		describe(s, "page UInt32", "state Enum8('done' = 1, 'failed' = 2)")
+		if err := insert("failed"); fault.ClassOf(err) != fault.Permanent || fault.CodeOf(err) != clickhouse.CodeRow {
+			t.Errorf("%s: %v is %s", name, err, fault.ClassOf(err))
+		}
+		if err := insert("failed"); err != nil {
+			t.Errorf("%s: the new value is refused for ever: %v", name, err)
+		}
+	}
 }
 
 func TestBatchRefusals(t *testing.T) {

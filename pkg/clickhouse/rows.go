@@ -35,14 +35,14 @@ func (r *row) ScanStruct(dst any) error { return classed(r.ctx, "query row", r.R
 type batch struct {
 	driver.Batch
 	ctx     context.Context
-	refused func() // told when the insert has failed
+	refused func() // told when a row was not taken or the insert has failed
 }
 
 // Append adds a row. Whatever it does not take is the row's fault, except a batch that was sent already.
-func (b *batch) Append(values ...any) error { return rejected(b.Batch.Append(values...)) }
+func (b *batch) Append(values ...any) error { return b.rejected(b.Batch.Append(values...)) }
 
 // AppendStruct adds a row from a struct with `ch` tags.
-func (b *batch) AppendStruct(v any) error { return rejected(b.Batch.AppendStruct(v)) }
+func (b *batch) AppendStruct(v any) error { return b.rejected(b.Batch.AppendStruct(v)) }
 
 // Send inserts the rows.
 func (b *batch) Send() error {
@@ -53,9 +53,10 @@ func (b *batch) Send() error {
 	return classed(b.ctx, "insert", err)
 }
 
-func rejected(err error) error {
+func (b *batch) rejected(err error) error {
 	if err == nil || errors.Is(err, chgo.ErrBatchAlreadySent) {
 		return err
 	}
+	b.refused()
 	return fault.AsPermanent(CodeRow, err)
 }
