@@ -24,7 +24,7 @@ import (
 // others only while there are some on their way, and one that is by itself does
 // not wait. A record that may have ended a process is mostly such a one: package stage
 // hands the first ones of a partition out while nothing else is in the handler. Those
-// further on come in batches again, and are the first ones should the process end again.
+// further on come in batches again, and alone in their turn should the process end again.
 type batches struct {
 	size  int
 	delay time.Duration
