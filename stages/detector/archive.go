@@ -29,9 +29,9 @@ type archive struct {
 const (
 	archivedWeights = "weights"
 
-	// archivedFor is longer than a page stays queued: that is what the topics'
-	// retention allows, 30 days.
-	archivedFor = 35 * 24 * time.Hour
+	// archivedFor is longer than a version's pages are queued: 30 days, the topics'
+	// retention, as a range of pages, and 30 more one by one.
+	archivedFor = 65 * 24 * time.Hour
 )
 
 func newArchive(cache string) archive {

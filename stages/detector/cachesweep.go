@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"time"
@@ -8,12 +9,34 @@ import (
 	"leafcutter/stages/detector/internal/repository"
 )
 
-// sweepEvery is how often the cache is swept.
+// sweepEvery is how often the cache and S3 are swept.
 const sweepEvery = 24 * time.Hour
 
-// used notes that a version, and what the cache has to load it from, were of use
-// now.
+// tend looks after what the cache and S3 keep, until ctx ends: whether or not the
+// repository is looked at, or can be, and beside that, since an upload takes its time.
+func (m *Models) tend(ctx context.Context) {
+	tick := time.NewTicker(m.tending)
+	defer tick.Stop()
+	var swept time.Time
+	for {
+		m.copyAgain(ctx)
+		if time.Since(swept) > sweepEvery && ctx.Err() == nil {
+			swept = time.Now()
+			m.sweepCache()
+			m.sweepShared(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// used notes that a version, what the cache has to load it from, and its copy in S3
+// were of use now.
 func (m *Models) used(f repository.Fetched) {
+	m.useCopy(f)
 	m.archive.used(f.Manifest.Name, f.Digest)
 	now := time.Now()
 	for _, at := range []string{preparedDir(m.config.CacheDir, f.Manifest.SHA256), repository.Cached(m.config.CacheDir, f.Manifest.SHA256)} {
@@ -28,17 +51,11 @@ func (m *Models) sweepCache() {
 	if m.config.CacheDir == "" {
 		return
 	}
-	m.mu.Lock()
-	var current []repository.Fetched
-	for _, s := range m.served {
-		if s.current != nil {
-			current = append(current, s.current.Fetched)
-		}
-	}
-	m.mu.Unlock()
-	for _, f := range current { // it may have been loaded long ago
+	for _, f := range m.current() { // it may have been loaded long ago
 		m.used(f)
 	}
+	m.keeping.Lock() // what is found in its place is not to go before it is said to be of use
+	defer m.keeping.Unlock()
 	names, err := os.ReadDir(m.archive.dir)
 	if err == nil { // else nothing is there yet
 		for _, e := range names {
@@ -48,6 +65,18 @@ func (m *Models) sweepCache() {
 	for _, folder := range []string{preparedFolder, repository.CachedFolder} {
 		sweepOld(filepath.Join(m.config.CacheDir, folder), archivedFor)
 	}
+}
+
+// current are the versions that runs are planned for.
+func (m *Models) current() (all []repository.Fetched) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.served {
+		if s.current != nil {
+			all = append(all, s.current.Fetched)
+		}
+	}
+	return all
 }
 
 // sweepOld removes what lies in a folder and was touched last before age.

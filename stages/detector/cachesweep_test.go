@@ -32,9 +32,7 @@ func TestCacheIsSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m.look(t) // swept at the start, and not again
-	m.swept = time.Time{}
-	m.look(t)
+	m.sweepCache()
 	for _, at := range served {
 		if _, err := os.Stat(at); err != nil {
 			t.Error(err)

@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,13 +37,17 @@ type Models struct {
 	files      sync.Pool // *bytes.Buffer
 	log        *slog.Logger
 	keeping    sync.Mutex // one at a time writes into the archive
-	swept      time.Time  // when the cache was; Follow's alone
-	started    sync.Once  // when the first page comes
+	uploading  sync.Mutex // and one at a time to the store that all have
+	copying    sync.WaitGroup
+	tending    time.Duration // how often it is looked whether something is to be kept there
+	sharing    time.Duration // how long an announcement waits for that at most
+	started    sync.Once     // when the first page comes
 
 	mu      sync.Mutex
 	library *session.Runtime // keeps ONNX Runtime loaded while no model is; nil until one was
 	reading error            // why the repository cannot be read
 	served  map[string]*served
+	copies  map[string]*copied // in the store that all have, by model/digest; of those that were of use here
 }
 
 // served is what is known of one model. Its fields are guarded by Models.mu.
@@ -50,8 +55,6 @@ type served struct {
 	why      error              // why no version of it is served; nil for one that is
 	current  *version           // that runs are to be planned for; nil where none is served yet
 	said     *manifest.Manifest // as it was last told
-	shared   time.Time          // when the current version was last kept in the store that all have
-	unshared error              // why that could not be
 	seen     string             // what the repository's listing had when it was taken up
 	tried    string             // what it had when it could not be loaded
 	again    time.Time          // when that is to be tried again
@@ -76,7 +79,8 @@ func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.
 	}
 	m := &Models{
 		config: c, repository: r, archive: newArchive(c.CacheDir), options: options, log: log,
-		runs: make(chan struct{}, c.Runs), held: newHeld(int64(c.MaxBytes)), served: map[string]*served{},
+		runs: make(chan struct{}, c.Runs), held: newHeld(int64(c.MaxBytes)), served: map[string]*served{}, copies: map[string]*copied{},
+		tending: time.Minute, sharing: 2 * time.Minute,
 	}
 	m.room = newRoom(c, m.load, log)
 	for _, name := range c.names() {
@@ -129,6 +133,7 @@ func (m *Models) Ready() error {
 
 // Close waits for the pages in work and unloads all.
 func (m *Models) Close() error {
+	m.copying.Wait() // Follow's context has ended
 	m.room.close()
 	m.repository.Close()
 	m.mu.Lock()
@@ -178,20 +183,24 @@ const (
 // is served from now on, and for each whose manifest or weights are others from
 // now on.
 func (m *Models) Follow(ctx context.Context, tell func(schemas.ModelAnnounced)) {
-	for ctx.Err() == nil {
-		m.look(ctx, tell)
-		pause := m.config.Refresh
-		if pause == 0 || pause > retrying && m.Ready() != nil {
-			pause = retrying
-		}
-		if m.config.Refresh == 0 && m.Ready() == nil {
-			<-ctx.Done()
-			return
+	m.look(ctx, tell)
+	var tended sync.WaitGroup
+	defer tended.Wait()
+	tended.Go(func() { m.tend(ctx) })
+	for {
+		pause := cmp.Or(m.config.Refresh, unused)
+		if m.Ready() != nil {
+			pause = min(pause, retrying)
 		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
+			return
 		}
+		if m.config.Refresh > 0 || m.Ready() != nil {
+			m.look(ctx, tell)
+		}
+		m.room.tidy(unused, m.isCurrent)
 	}
 }
 
@@ -202,7 +211,7 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		return
 	}
 	m.mu.Lock()
-	news := err != nil && (m.reading == nil || m.reading.Error() != err.Error())
+	told := news(m.reading, err)
 	m.reading = err
 	if err != nil {
 		for _, s := range m.served {
@@ -212,7 +221,7 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		}
 	}
 	m.mu.Unlock()
-	if news {
+	if told {
 		m.log.Error("models cannot be read, looking again soon", slog.Any("error", err))
 	}
 	if err != nil {
@@ -231,13 +240,6 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 			return
 		}
 		m.lookAt(ctx, name, changes[name], tell)
-	}
-	m.room.tidy(unused, m.isCurrent)
-	m.shareAgain(ctx)
-	if time.Since(m.swept) > sweepEvery && ctx.Err() == nil {
-		m.swept = time.Now()
-		m.sweepCache()
-		m.sweepShared(ctx)
 	}
 	session.Forgo() // what is done seldom, such as this, need not stay mapped
 }
@@ -277,10 +279,10 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		}
 	case first:
 		m.mu.Lock()
-		news := s.why == nil || s.why.Error() != err.Error()
+		told := news(s.why, err)
 		s.why = err
 		m.mu.Unlock()
-		if news {
+		if told {
 			m.log.Error("model not loaded, looking again soon", slog.String("model", name), slog.Any("error", err))
 		}
 		if errors.Is(err, errNotLoaded) && aboutModel(err) {
@@ -400,7 +402,7 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		}
 		leave()
 	}
-	m.share(ctx, s, kept) // before runs can be planned for it
+	m.share(ctx, kept) // before runs can be planned for it
 	m.mu.Lock()
 	s.why, s.current, s.said = nil, v, &f.Manifest
 	s.versions[f.Digest] = v

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
+	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/stages/detector/internal/repository"
 )
@@ -21,48 +23,124 @@ func (m *Models) Share(store *objectstore.Store) {
 	}
 }
 
-// sharing is how long a version's announcement waits for the store at most.
-const sharing = 2 * time.Minute
+// retryingCopy is the pause after a copy that could not be kept. It grows to
+// longestRetrying: each try reads all of the weights and may send them.
+const retryingCopy = time.Minute
 
-// share has the current version of a model, f, kept in the store that all detectors
-// have. Where that fails it is served all the same, and each look tries again.
-func (m *Models) share(ctx context.Context, s *served, f repository.Fetched) {
+// copied is what is known of a version's copy in the store that all detectors have.
+// Its fields are guarded by Models.mu.
+type copied struct {
+	repository.Fetched               // as it was last announced
+	used               time.Time     // last, here
+	kept               time.Time     // last; zero where it never was
+	err                error         // why it could not be
+	pause              time.Duration // between that try and the next
+	again              time.Time
+}
+
+// due says that the copy is to be kept: for the first time, or anew because it was
+// of use since and a day ago, so that it is not taken for one that is of none.
+func (c *copied) due(now time.Time) bool {
+	return !now.Before(c.again) && c.used.After(c.kept) && now.Sub(c.kept) > sweepEvery
+}
+
+func nameOf(f repository.Fetched) string { return f.Manifest.Name + "/" + f.Digest }
+
+// share has a version kept in the store that all detectors have, before it is
+// announced as it is described here. Where that fails or takes long it is served all
+// the same.
+func (m *Models) share(ctx context.Context, f repository.Fetched) {
 	if m.shared == nil {
 		return
 	}
-	bounded, cancel := context.WithTimeout(ctx, sharing)
-	defer cancel()
-	err := m.shared.Keep(bounded, f)
+	c := &copied{Fetched: f, used: time.Now()}
+	m.mu.Lock()
+	m.copies[nameOf(f)] = c
+	m.mu.Unlock()
+	kept := make(chan struct{})
+	m.copying.Go(func() {
+		defer close(kept)
+		m.copy(ctx, c)
+	})
+	select {
+	case <-kept:
+	case <-ctx.Done():
+	case <-time.After(m.sharing):
+		m.log.Warn("version of the model announced before it is in S3, its upload goes on", slog.String("model", f.Manifest.Name), slog.String("digest", f.Digest))
+	}
+}
+
+// useCopy notes that the copy of a version is of use.
+func (m *Models) useCopy(f repository.Fetched) {
+	if m.shared == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.copies[nameOf(f)]
+	if c == nil { // of a run that was planned before this process began
+		c = &copied{Fetched: f}
+		m.copies[nameOf(f)] = c
+	}
+	c.used = time.Now()
+}
+
+// copyAgain keeps the copies that are due. Those of the versions that runs are planned
+// for are of use.
+func (m *Models) copyAgain(ctx context.Context) {
+	for _, f := range m.current() {
+		m.useCopy(f)
+	}
+	m.mu.Lock()
+	maps.DeleteFunc(m.copies, func(_ string, c *copied) bool { return time.Since(c.used) > archivedFor })
+	all := slices.Collect(maps.Values(m.copies))
+	m.mu.Unlock()
+	for _, c := range all {
+		m.copy(ctx, c)
+	}
+}
+
+// copy keeps a version's copy, if it is due.
+func (m *Models) copy(ctx context.Context, c *copied) {
+	m.uploading.Lock()
+	defer m.uploading.Unlock()
+	m.mu.Lock()
+	f, due := c.Fetched, c.due(time.Now()) && m.copies[nameOf(c.Fetched)] == c // else it is described anew
+	m.mu.Unlock()
+	if !due || ctx.Err() != nil {
+		return
+	}
+	err := m.shared.Keep(ctx, f)
 	if ctx.Err() != nil {
 		return
 	}
 	m.mu.Lock()
-	news := err != nil && (s.unshared == nil || s.unshared.Error() != err.Error())
-	s.unshared = err
+	told := news(c.err, err)
+	c.err = err
 	if err == nil {
-		s.shared = time.Now()
+		c.kept, c.pause = time.Now(), 0
+	} else {
+		c.pause = min(max(2*c.pause, retryingCopy), longestRetrying)
+		c.again = time.Now().Add(c.pause)
 	}
 	m.mu.Unlock()
-	if news {
-		m.log.Warn("version of the model not kept in S3, trying again soon: a detector with a new cache cannot do its pages once it has been replaced",
+	if told {
+		m.log.Warn("version of the model not kept in S3, trying again: a detector with a new cache cannot do its pages once it has been replaced",
 			slog.String("model", f.Manifest.Name), slog.String("digest", f.Digest), slog.Any("error", err))
 	}
 }
 
-// shareAgain keeps those that could not be kept, and each once a day, so that it is
-// not taken for one that is of no use.
-func (m *Models) shareAgain(ctx context.Context) {
-	m.mu.Lock()
-	due := map[*served]repository.Fetched{}
-	for _, s := range m.served {
-		if s.current != nil && (s.unshared != nil || time.Since(s.shared) > sweepEvery) {
-			due[s] = s.current.Fetched
-		}
+// news says whether an error is another than the one before it. What is classed is
+// known by its class and code: the text of S3's has the number of each request.
+func news(before, now error) bool {
+	switch {
+	case now == nil:
+		return false
+	case before == nil || fault.CodeOf(before) != fault.CodeOf(now) || fault.ClassOf(before) != fault.ClassOf(now):
+		return true
 	}
-	m.mu.Unlock()
-	for s, f := range due {
-		m.share(ctx, s, f)
-	}
+	var classed *fault.Error
+	return !errors.As(now, &classed) && before.Error() != now.Error()
 }
 
 // sweepShared removes versions of which no page can be queued any more.

@@ -2,6 +2,7 @@ package detector
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -9,11 +10,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/pkg/objectstore/objectstoretest"
+	"leafcutter/schemas"
 )
 
 // openShared are models that share their versions by a bucket.
@@ -159,21 +164,163 @@ func TestVersionThatIsDamagedTwice(t *testing.T) {
 	}
 }
 
-// A version that could not be kept is served, and kept as soon as it can be.
+// A version that could not be kept is served, which is said once, and kept later,
+// after pauses that grow, also where the repository is never looked at again.
 func TestVersionIsSharedLater(t *testing.T) {
 	server, store := bucket(t)
-	server.Fail(func(*http.Request) (int, string) { return http.StatusForbidden, "AccessDenied" })
+	var puts atomic.Int32
+	server.Fail(func(r *http.Request) (int, string) {
+		if r.Method == http.MethodPut {
+			puts.Add(1)
+		}
+		return http.StatusForbidden, "AccessDenied"
+	})
 	c := families(t, "yolo")
+	c.Refresh = 0
 	m := openShared(t, c, store)
-	m.look(t)
+	m.copyAgain(t.Context()) // it is too early
+	if n := puts.Load(); n != 1 {
+		t.Errorf("stored %d times without a pause", n)
+	}
+	first := m.digest("yolo")
+	early := func() (pause time.Duration) { // has the next try be due
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		for _, c := range m.copies {
+			c.again, pause = time.Time{}, c.pause
+		}
+		return pause
+	}
+	if early() != retryingCopy {
+		t.Error("no pause")
+	}
+	m.copyAgain(t.Context())
+	if pause := early(); pause != 2*retryingCopy || puts.Load() != 2 {
+		t.Errorf("the second pause is %s, stored %d times", pause, puts.Load())
+	}
 	if err := m.Ready(); err != nil || len(m.told) != 1 || strings.Count(m.log.String(), "not kept in S3") != 1 {
 		t.Fatalf("%v, told %+v, log %s", err, m.told, m.log)
 	}
 	server.Fail(nil)
-	m.look(t)
+	m.tending = time.Millisecond
+	following, stop := context.WithCancel(t.Context())
+	var followed sync.WaitGroup
+	followed.Go(func() { m.Follow(following, func(schemas.ModelAnnounced) {}) })
+	defer followed.Wait()
+	defer stop()
+	kept := func() bool {
+		_, err := m.shared.Fetch(t.Context(), "yolo", first)
+		return err == nil
+	}
+	for deadline := time.Now().Add(10 * time.Second); !kept(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never kept")
+		}
+	}
+}
+
+// A copy is kept anew once a day while its version is of use, the current one or not,
+// as it was last described.
+func TestCopyIsKeptAnew(t *testing.T) {
+	server, store := bucket(t)
+	c := families(t, "yolo")
+	m := openShared(t, c, store)
 	first := m.digest("yolo")
-	if f, err := m.shared.Fetch(t.Context(), "yolo", first); err != nil || f.Digest != first {
-		t.Errorf("%+v, %v", f, err)
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	m.look(t)
+	second := m.digest("yolo")
+	give(t, c.ModelsDir, "yolo", func(m map[string]any) { floor(0.95)(m); m["thresholds"] = map[string]any{"*": 0.97} })
+	m.look(t)
+	var described []string
+	server.Fail(func(r *http.Request) (int, string) {
+		if r.Method == http.MethodPut {
+			described = append(described, strings.Split(r.URL.Path, "/")[4])
+		}
+		return 0, ""
+	})
+	m.room.tidy(0, func(*version) bool { return false })
+	days := func(want ...string) {
+		t.Helper()
+		m.mu.Lock()
+		for _, c := range m.copies {
+			c.kept, c.used = c.kept.Add(-sweepEvery), c.used.Add(-sweepEvery)
+		}
+		m.mu.Unlock()
+		described = nil
+		m.copyAgain(t.Context())
+		m.copyAgain(t.Context())
+		if slices.Sort(described); !slices.Equal(described, want) {
+			t.Errorf("kept anew %v, want %v", described, want)
+		}
+	}
+	both := []string{first, second}
+	slices.Sort(both)
+	days(both...) // the first was of use until it was changed
+	days(second)
+	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+		t.Fatalf("%d boxes, %v", len(boxes), err)
+	}
+	days(both...)
+	days(second)
+	if f, err := m.shared.Fetch(t.Context(), "yolo", second); err != nil || f.Manifest.Thresholds["*"] != 0.97 {
+		t.Errorf("described as %+v, %v", f.Manifest, err)
+	}
+}
+
+// An upload that takes long holds neither the announcement nor what follows up.
+func TestSlowUpload(t *testing.T) {
+	server, store := bucket(t)
+	release := make(chan struct{})
+	server.Fail(func(r *http.Request) (int, string) {
+		if r.Method == http.MethodPut {
+			<-release
+		}
+		return 0, ""
+	})
+	m, err := OpenModels(t.Context(), families(t, "yolo"), objectstore.Config{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Share(store)
+	m.sharing = time.Millisecond
+	m.look(t.Context(), func(schemas.ModelAnnounced) {})
+	ready := m.Ready()
+	close(release)
+	m.copying.Wait()
+	_, err = m.shared.Fetch(t.Context(), "yolo", m.recall("yolo", "").Digest)
+	if err := errors.Join(ready, err, m.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whether an error is said again does not depend on the number of a request.
+func TestNews(t *testing.T) {
+	s3 := func(number string) error { return fault.AsUnavailable("s3", errors.New("refused, request "+number)) }
+	for i, c := range []struct {
+		before, now error
+		news        bool
+	}{
+		{nil, nil, false}, {s3("1"), nil, false}, {nil, s3("1"), true}, {s3("1"), s3("2"), false},
+		{errors.New("1"), errors.New("2"), true}, {errors.New("1"), errors.New("1"), false},
+		{errors.New("1"), s3("1"), true}, {s3("1"), fault.AsTransient("s3-error", errors.New("1")), true},
+	} {
+		if news(c.before, c.now) != c.news {
+			t.Errorf("%d: %v after %v", i, c.now, c.before)
+		}
+	}
+}
+
+// A version is kept for longer than its pages can be queued, as ranges and then one
+// by one.
+func TestVersionsOutliveQueues(t *testing.T) {
+	var queued time.Duration
+	for _, topic := range schemas.Topics("yolo") {
+		if topic.Name == schemas.TopicPageRanges || topic.Name == schemas.PagesTopic("yolo") {
+			queued += topic.Retention
+		}
+	}
+	if queued == 0 || archivedFor <= queued {
+		t.Errorf("kept for %s, queued for %s", archivedFor, queued)
 	}
 }
 
