@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ const tolerance = 1e-3
 
 // loader turns a model's folder into a session that is warm.
 type loader struct {
-	// unprepared is why ahead could not prepare the model: it is not tried again.
+	// unprepared is why ahead could not prepare the model lately: it is not tried again.
 	unprepared error
 
 	config   Config
@@ -96,7 +97,11 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 				return nil, err
 			}
 			l.log.Warn("prepared model not usable, preparing it anew", slog.Any("error", err))
-			_ = os.RemoveAll(dir) // else it would be taken for as good as the new one
+			// Else it would be taken for as good as the new one. Another process may have
+			// put its own there meanwhile.
+			if now, ok := trusted(dir, source); ok && maps.Equal(now.Files, f.Files) {
+				_ = os.RemoveAll(dir)
+			}
 		}
 	}
 	return l.prepare(ctx)
@@ -127,8 +132,8 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 
 // ahead prepares a model into the cache in a process of its own, so that loading it
 // afterwards takes a moment. It does nothing where there is no such process, or no
-// use of it: load prepares as well, and says what is wrong. With an error it need
-// not be tried again: it has taken minutes, perhaps.
+// use of it: load prepares as well, and says what is wrong. With an error it is not
+// to be tried again soon: it has taken minutes, perhaps.
 func (l *loader) ahead(ctx context.Context) error {
 	if l.child == "" || l.config.CacheDir == "" || l.provider() != manifest.CPU {
 		return nil
@@ -152,7 +157,8 @@ func (l *loader) ahead(ctx context.Context) error {
 		return err
 	}
 	if err := l.keep(staged, kept); err != nil {
-		return err
+		l.log.Warn("prepared model not kept, it is made again when it is loaded", slog.Any("error", err))
+		return nil
 	}
 	l.log.Info("model prepared", slog.String("model", l.manifest.Name), slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
 	return nil

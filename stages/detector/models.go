@@ -148,6 +148,9 @@ func (m *Models) Close() error {
 func (m *Models) load(ctx context.Context, v *version) (*Detector, error) {
 	m.mu.Lock()
 	unprepared := v.unprepared
+	if time.Since(v.tried) > longestRetrying {
+		unprepared = nil
+	}
 	m.mu.Unlock()
 	options := append(slices.Clone(m.options), func(l *loader) { l.unprepared = unprepared })
 	d, err := load(ctx, m.config, v.Fetched, m.runs, m.log, options)
@@ -241,7 +244,7 @@ func (m *Models) look(ctx context.Context, tell func(schemas.ModelAnnounced)) {
 		}
 		m.lookAt(ctx, name, changes[name], tell)
 	}
-	session.Forgo() // what is done seldom, such as this, need not stay mapped
+	m.room.forgo() // what is done seldom, such as this, need not stay mapped
 }
 
 // forget removes models that were found, never served, and are there no more.
@@ -393,7 +396,7 @@ func (m *Models) takeUp(ctx context.Context, s *served, name string) (*schemas.M
 		}
 		unprepared := ahead.ahead(ctx)
 		m.mu.Lock()
-		v.unprepared = unprepared
+		v.unprepared, v.tried = unprepared, time.Now()
 		m.mu.Unlock()
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {

@@ -16,9 +16,11 @@ import (
 type version struct {
 	repository.Fetched
 	weights int64 // their size in bytes
-	// unprepared is why it could not be prepared when it was taken up: this process
-	// does not try again. Guarded by Models.mu.
+	// unprepared is why it could not be prepared when it was taken up, and tried when
+	// that was: memory may have been wanting, so it counts for an hour. Guarded by
+	// Models.mu.
 	unprepared error
+	tried      time.Time
 }
 
 func newVersion(f repository.Fetched) *version {
@@ -46,8 +48,9 @@ type room struct {
 	changed chan struct{} // closed and replaced when a guest has come or gone
 
 	// loading is held while a version is loaded or unloaded: one at a time, for
-	// loading takes memory that is not counted, and gives back mappings of files,
-	// among which nobody else must be at work.
+	// loading takes memory that is not counted. It also maps files and unmaps them:
+	// what gives back mappings (session.Forgo) holds it, lest it finds another at the
+	// address that it was told.
 	loading sync.Mutex
 }
 
@@ -126,6 +129,14 @@ func (r *room) enter(ctx context.Context, v *version) (d *Detector, leave func()
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
+	}
+}
+
+// forgo is session.Forgo, beside no loading, which ends with the same.
+func (r *room) forgo() {
+	if r.loading.TryLock() {
+		session.Forgo()
+		r.loading.Unlock()
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"leafcutter/pkg/stage"
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
-	"leafcutter/stages/detector/internal/session"
 )
 
 // Name of the stage. Its consumer group is the model's own: schemas.DetectorGroup.
@@ -93,7 +92,7 @@ func (h *handler) hold(in stage.In) time.Duration {
 
 // handle does one page. Its result is a PageDetected under the page's key.
 func (h *handler) handle(ctx context.Context, in stage.In) stage.Result {
-	h.started.Do(session.Forgo) // what only starting needed, before a page needs the rest
+	h.started.Do(h.room.forgo) // what only starting needed, before a page needs the rest
 	started := time.Now()
 	page, err := schemas.Unmarshal[schemas.PageRendered](in.Value)
 	if err != nil {
