@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -286,13 +287,14 @@ func (r *Runner) done(ctx context.Context, i *item, outcome string) {
 	r.meters.done(ctx, i.bulk, outcome)
 }
 
+// in copies all that it takes of a record, which would otherwise keep the batch that it came in.
 func (r *Runner) in(rec *kgo.Record) In {
 	headers := make(map[string]string, len(rec.Headers))
 	for _, h := range rec.Headers {
 		headers[h.Key] = string(h.Value)
 	}
 	return In{Topic: r.plainName(rec.Topic), Partition: rec.Partition, Offset: rec.Offset, Timestamp: rec.Timestamp,
-		Key: string(rec.Key), Value: rec.Value, Headers: headers, Attempt: 1}
+		Key: string(rec.Key), Value: bytes.Clone(rec.Value), Headers: headers, Attempt: 1}
 }
 
 func (r *Runner) about(in In) About {
