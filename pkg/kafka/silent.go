@@ -15,6 +15,9 @@ import (
 // of, and each would be found out only by the time limit of the next request over it: 10 s for a heartbeat, then 25 s for
 // joining the group again, 20 s for a record. So when one has been silent for its limit, those to the same broker that
 // were as silent meanwhile are closed with it, and what comes next is asked over new ones.
+//
+// Some silence is no fault: joining a group is answered once all of its members have joined or are given up. Where another
+// request to that broker passes its limit meanwhile, the connection of the one who joins is closed as well, and it joins again.
 type siblings struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -84,9 +87,17 @@ func (c *sibling) Read(p []byte) (int, error) {
 
 // SetReadDeadline tells a limit from an interruption.
 func (c *sibling) SetReadDeadline(t time.Time) error {
-	c.interrupted.Store(!t.IsZero() && !t.After(time.Now()))
+	c.interrupted.Store(past(t))
 	return c.Conn.SetReadDeadline(t)
 }
+
+// SetDeadline interrupts what goes on when the client is closed.
+func (c *sibling) SetDeadline(t time.Time) error {
+	c.interrupted.Store(past(t))
+	return c.Conn.SetDeadline(t)
+}
+
+func past(t time.Time) bool { return !t.IsZero() && !t.After(time.Now()) }
 
 // Close closes it and forgets it.
 func (c *sibling) Close() error {

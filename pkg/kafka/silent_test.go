@@ -15,17 +15,20 @@ func TestSilentConnectionsEndTogether(t *testing.T) {
 	all := newSiblings(nil)
 	first, idle, lively, elsewhere := connect(t, all, broker), connect(t, all, broker), connect(t, all, broker), connect(t, all, other)
 
-	// Called back by the client: nothing is known of the network.
-	called := make(chan error, 1)
-	go func() {
-		_, err := first.Read(make([]byte, 1))
-		called <- err
-	}()
-	must(t, first.SetReadDeadline(time.Now().Add(-time.Second)))
-	if err := <-called; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatal(err)
+	// Called back by the client, for one request or because it is closed: nothing is known of the network.
+	for _, callBack := range []func(time.Time) error{first.SetReadDeadline, first.SetDeadline} {
+		called := make(chan error, 1)
+		go func() {
+			_, err := first.Read(make([]byte, 1))
+			called <- err
+		}()
+		must(t, callBack(time.Now().Add(-time.Second)))
+		if err := <-called; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		echoes(t, idle)
+		must(t, first.SetDeadline(time.Time{}))
 	}
-	echoes(t, idle)
 
 	limit := time.Now().Add(300 * time.Millisecond)
 	must(t, first.SetReadDeadline(limit))
