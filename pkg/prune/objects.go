@@ -14,6 +14,7 @@ import (
 
 const (
 	atOnce      = 8    // documents whose objects are removed side by side
+	together    = 16   // documents that are asked about once more together
 	deleteBatch = 1000 // objects of one request
 )
 
@@ -39,40 +40,43 @@ func kindOf(rest string) string {
 }
 
 // objects removes those of documents, and leaves in found those that it was right to begin with. With Documents everything of
-// theirs goes. Each is looked at again right before: a list of a thousand takes minutes, and whose run began meanwhile, or was
-// resumed, needs its source.
+// theirs goes. They are looked at again right before: a list of a thousand takes minutes, and whose run began meanwhile, or was
+// resumed, needs its source. A few are looked at together, since that costs the server what one does.
 func (j *job) objects(ctx context.Context, m month, found []document) ([]document, error) {
-	err := j.each(ctx, len(found), func(ctx context.Context, i int) error {
-		still, err := j.still(ctx, m, found[i:i+1])
+	var begun []document
+	for next := range slices.Chunk(found, together) {
+		still, err := j.still(ctx, m, next)
 		if err != nil {
-			return err
+			return begun, err
 		}
-		if len(still) == 0 {
-			found[i].what = nil
-			return nil
+		begun = append(begun, still...)
+		if err := j.each(ctx, len(still), func(ctx context.Context, i int) error { return j.removeOf(ctx, still[i]) }); err != nil {
+			return begun, err
 		}
-		d := still[0]
-		found[i] = d
-		counts, err := j.remove(ctx, d.id, func(rest string) string {
-			if slices.Contains(d.what, Documents) {
-				return Documents
-			}
-			if kind := kindOf(rest); slices.Contains(d.what, kind) {
-				return kind
-			}
-			return ""
-		})
-		j.count(func(r *Report) {
-			for _, what := range d.what {
-				c, of := counts[what], r.of(what)
-				of.Documents++
-				of.Objects += c.Objects
-				of.Bytes += c.Bytes
-			}
-		})
-		return err
+	}
+	return begun, nil
+}
+
+// removeOf removes the objects of a document that are due.
+func (j *job) removeOf(ctx context.Context, d document) error {
+	counts, err := j.remove(ctx, d.id, func(rest string) string {
+		if slices.Contains(d.what, Documents) {
+			return Documents
+		}
+		if kind := kindOf(rest); slices.Contains(d.what, kind) {
+			return kind
+		}
+		return ""
 	})
-	return slices.DeleteFunc(found, func(d document) bool { return len(d.what) == 0 }), err
+	j.count(func(r *Report) {
+		for _, what := range d.what {
+			c, of := counts[what], r.of(what)
+			of.Documents++
+			of.Objects += c.Objects
+			of.Bytes += c.Bytes
+		}
+	})
+	return err
 }
 
 // remove removes the objects of a document that choose gives a name, and counts them by it.

@@ -119,7 +119,8 @@ func (a *archive) put(key string) {
 	}
 }
 
-// left is what there is of a document: objects by their folder, rows by their table.
+// left is what there is of a document: objects by their folder, rows by their table. A row that another replaced is none,
+// merged or not.
 func (a *archive) left(id string) map[string]int {
 	a.Helper()
 	left := map[string]int{}
@@ -135,7 +136,7 @@ func (a *archive) left(id string) map[string]int {
 		a.Fatal(err)
 	}
 	for _, table := range []string{"documents", "runs", "page_results"} {
-		if n := a.count("%s WHERE document_id = '%s'", table, id); n > 0 {
+		if n := a.count("%s FINAL WHERE document_id = '%s'", table, id); n > 0 {
 			left[table] = n
 		}
 	}
@@ -298,12 +299,17 @@ func TestPruneDocuments(t *testing.T) {
 // A document whose run is resumed while others are pruned keeps what it has, though it was looked up with them.
 func TestPruneLeavesWhatComesBackToLife(t *testing.T) {
 	a := newArchive(t)
-	var ids []string
-	for range 30 { // of which a few at once are pruned
-		ids = append(ids, a.add(70, 69))
+	for range 30 { // of which some are looked at and pruned together
+		a.add(70, 69)
 	}
-	slices.Sort(ids)
-	back := ids[len(ids)-1]
+	var last []struct {
+		ID string `ch:"id"`
+	}
+	// The order of the server is not that of their text.
+	if err := a.db.Select(a.Context(), &last, "SELECT toString(document_id) AS id FROM runs ORDER BY document_id DESC LIMIT 2"); err != nil {
+		t.Fatal(err)
+	}
+	back := last[0].ID
 	server, err := url.Parse(a.objects)
 	if err != nil {
 		t.Fatal(err)
@@ -324,14 +330,12 @@ func TestPruneLeavesWhatComesBackToLife(t *testing.T) {
 	}))
 	defer between.Close()
 	got := a.prune([]string{"AWS_ENDPOINT_URL=" + between.URL}, "--older-than", "30d")
-	if got.What[0].Documents != len(ids)-1 {
-		t.Errorf("%d documents pruned, want %d", got.What[0].Documents, len(ids)-1)
+	if got.What[0].Documents != 29 {
+		t.Errorf("%d documents pruned, want 29", got.What[0].Documents)
 	}
 	a.prune(nil, "--older-than", "30d") // the month could not go as a whole
-	want := everything()
-	want["runs"] = 2
-	a.isLeft("resumed", back, want)
-	a.isLeft("the one before", ids[len(ids)-2], map[string]int{})
+	a.isLeft("resumed", back, everything())
+	a.isLeft("the one before", last[1].ID, map[string]int{})
 }
 
 func TestPruneSaysWhatItCannotDo(t *testing.T) {
