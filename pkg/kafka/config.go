@@ -79,6 +79,9 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 		kgo.DisableClientMetrics(), // KIP-714: ours are at /metrics
 		// Not LZ4: its writer works in blocks of 4 MiB, and making a client, as every probe does, already takes two of them.
 		kgo.ProducerBatchCompression(kgo.SnappyCompression(), kgo.NoCompression()),
+		// Reading: what is not compressed is bounded by nothing but these.
+		kgo.FetchMaxBytes(fetchBytes),
+		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 	}
 	all = append(all, bounded(MaxDecompressed, MaxUnfolded)...) // reading: what a direct producer compressed may unfold to gigabytes
 	tlsConfig, err := c.tls()
@@ -100,6 +103,11 @@ func NewClient(c Config, opts ...kgo.Opt) (*kgo.Client, error) {
 	}
 	return client, nil
 }
+
+const (
+	fetchBytes          = 4 << 20   // of one fetch; a larger batch comes alone
+	fetchPartitionBytes = 256 << 10 // of one partition in a fetch
+)
 
 // MaxDecompressed bounds a fetched batch after decompression, in bytes: several of the largest records.
 const MaxDecompressed = 32 << 20

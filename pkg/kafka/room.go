@@ -6,20 +6,25 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// MaxUnfolded bounds what one client's fetched batches take in memory together, unfolded and not yet polled, in bytes.
+// MaxUnfolded bounds what one client's compressed batches take in memory together, unfolded and not yet polled, in bytes.
 const MaxUnfolded = 5 * MaxDecompressed / 2
 
-// room is what a client may unfold at a time. The client unfolds all that a fetch brought before it hands any of it on, and
-// a fetch of some hundred kB may be sixty batches, each just below the bound of one. A batch for which there is no room is
-// refused with errNotNow: the client hands on those before it in its partition, and asks for it again.
+// room is what a client may unfold of compressed batches at a time. The client unfolds all that a fetch brought before it
+// hands any of it on, and a fetch of some hundred kB may be sixty batches, each just below the bound of one. A batch for which
+// there is no room is refused with errNotNow: the client hands on those before it in its partition, and asks for it again.
+//
+// Batches that are not compressed are not counted, for the client asks nobody before it reads those. They are what came over
+// the wire, which NewClient bounds for each fetch, and the client's structures for their records.
 //
 // Room comes back when the collector has found a batch's memory to be free, whatever became of the batch: polled, thrown away
 // in a rebalance, or fetched from the middle. So garbage counts as well, and what is bounded is what the process grows by.
@@ -29,25 +34,33 @@ type room struct {
 	mu    sync.Mutex
 	used  int
 	freed chan struct{} // closed and replaced when some came back
-	last  time.Time     // when a batch was last refused after a wait
 
-	making sync.Mutex // held by the one who makes room
+	answers atomic.Int64 // to the client's fetches
+
+	making  sync.Mutex // held by the one who makes room
+	refused int64      // how many answers there were when a batch was last refused after a wait
 }
 
 // errNotNow refuses a batch for which there is no room. Being one of the faults that Kafka's client asks again by itself, it
-// is told to nobody.
+// is told to nobody. Where the batch is the first of its partition in an answer, the client loads its metadata anew; where
+// that is so of all partitions that the fetch was for, it also backs off, from 250 ms on. Otherwise it asks again at once.
 var errNotNow = fmt.Errorf("no room to unfold a batch now: %w", kerr.ThrottlingQuotaExceeded)
 
-const (
-	// refusedFor is how long a batch waits for room. The client asks for it again at once; where nothing else is fetched from
-	// its broker, this alone keeps that from becoming a spin.
-	refusedFor = 50 * time.Millisecond
-	// refusedTogether is how long after such a wait others are refused without one, such as those of a fetch's other partitions.
-	refusedTogether = 10 * time.Millisecond
-)
+// refusedFor is how long a batch waits for room: where another partition of the fetch has merely nothing new, this alone keeps
+// asking again from becoming a spin. It goes on while the client holds up a rebalance, so it is waited once for all that came
+// before its end, however many partitions that is of and however long it takes to count their batches. Only the answer to
+// another fetch is waited for anew.
+const refusedFor = 50 * time.Millisecond
 
 func newRoom(most int) *room {
-	return &room{most: most, freed: make(chan struct{})}
+	return &room{most: most, freed: make(chan struct{}), refused: -1}
+}
+
+// OnBrokerRead is called for each answer before what it brought is unfolded.
+func (r *room) OnBrokerRead(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
+	if key == (&kmsg.FetchRequest{}).Key() {
+		r.answers.Add(1)
+	}
 }
 
 // take takes room for n bytes, or is an errNotNow.
@@ -60,7 +73,7 @@ func (r *room) take(n int) error {
 	if r.has(n) {
 		return nil
 	}
-	if time.Since(r.last) < refusedTogether {
+	if r.answers.Load() == r.refused {
 		return errNotNow
 	}
 	runtime.GC()
@@ -76,7 +89,7 @@ func (r *room) take(n int) error {
 		select {
 		case <-freed:
 		case <-wait.C:
-			r.last = time.Now()
+			r.refused = r.answers.Load()
 			return errNotNow
 		}
 	}
@@ -133,12 +146,13 @@ func weigh(batch []byte) int {
 	}
 }
 
-// bounded bounds the memory of a client that reads: what one batch may unfold to, and all of them together.
+// bounded bounds the memory of a client that reads: what one compressed batch may unfold to, and all of them together.
 func bounded(one, all int) []kgo.Opt {
+	room := newRoom(all)
 	return []kgo.Opt{
-		kgo.WithDecompressor(newUnfolder(one, newRoom(all))),
+		kgo.WithDecompressor(newUnfolder(one, room)),
+		kgo.WithHooks(room),
 		kgo.WithPools(tied{}),
-		kgo.WithHooks(untied{}),
 	}
 }
 
@@ -150,19 +164,15 @@ type tied struct{}
 func (tied) GetDecompressBytes([]byte, kgo.CompressionCodecType) []byte { return nil }
 func (tied) PutDecompressBytes([]byte)                                  {}
 
-// untied gives each record that is polled memory of its own: one that is kept, because it waits for its turn, would keep all
-// that was fetched with it, and the client from fetching more.
-type untied struct{}
-
-// OnFetchRecordUnbuffered is called before a poll returns the record.
-func (untied) OnFetchRecordUnbuffered(r *kgo.Record, polled bool) {
-	r.Context = nil
-	if !polled {
-		return // and nobody's
+// Own is a copy of a polled record that shares no memory with it. Whoever keeps a record beyond the next poll keeps such a copy,
+// or copies of what it needs: the record itself keeps all of its batch, and so the client from fetching more.
+func Own(r *kgo.Record) *kgo.Record {
+	own := *r
+	own.Context = nil
+	own.Key, own.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
+	own.Headers = slices.Clone(r.Headers)
+	for i := range own.Headers {
+		own.Headers[i].Value = bytes.Clone(own.Headers[i].Value)
 	}
-	r.Key, r.Value = bytes.Clone(r.Key), bytes.Clone(r.Value)
-	r.Headers = slices.Clone(r.Headers)
-	for i := range r.Headers {
-		r.Headers[i].Value = bytes.Clone(r.Headers[i].Value)
-	}
+	return &own
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 
 // Tail reads a compacted topic from its start, calls caughtUp once everything that was there at the call has been
 // applied, and goes on applying until ctx ends. It belongs to no group: every instance sees every record. A nil value
-// is a tombstone. A batch that unfolds to more than MaxDecompressed is passed over. It returns nil when ctx ends; a topic
+// is a tombstone; a value is the callee's to keep. A batch that unfolds to more than MaxDecompressed is passed over. It returns nil when ctx ends; a topic
 // that does not exist is an error.
 func Tail(ctx context.Context, c Config, topic string, apply func(key string, value []byte), caughtUp func()) error {
 	name := c.Topic(topic)
@@ -64,7 +65,7 @@ func Tail(ctx context.Context, c Config, topic string, apply func(key string, va
 		}
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
 			for _, r := range p.Records {
-				apply(string(r.Key), r.Value)
+				apply(string(r.Key), bytes.Clone(r.Value)) // which shared its memory with all of its batch
 				if end, waiting := ends[p.Partition]; waiting && r.Offset+1 >= end {
 					delete(ends, p.Partition)
 				}

@@ -93,7 +93,7 @@ func (r *reader) at(ctx context.Context, partition int32, offset int64) (*kgo.Re
 		}
 		fetches.EachRecord(func(rec *kgo.Record) {
 			if rec.Partition == r.partition && rec.Offset >= r.next {
-				r.ahead, r.next = append(r.ahead, rec), rec.Offset+1
+				r.ahead, r.next = append(r.ahead, kafka.Own(rec)), rec.Offset+1
 			}
 		})
 	}
