@@ -144,7 +144,8 @@ func (t *turns) answered(host string, there bool, wait time.Duration) {
 }
 
 // forget drops what nobody will come back for: records whose partition went to another instance, and receivers that were
-// never well again. There is nothing to drop before there is more than the stage may have in hand.
+// never well again. There is nothing to drop before there is twice what the stage may have put off, which is more than it
+// can have in hand.
 func (t *turns) forget() {
 	if len(t.records) < t.sweepAt && len(t.receivers) < t.sweepAt {
 		return

@@ -121,10 +121,13 @@ func (c Config) Refuses(target string) error {
 	return guard.Check(addr)
 }
 
-// Limits of the stage. A record in hand is an event: half a kilobyte, most of them.
+// Limits of the stage. A record in hand is an event: half a kilobyte, most of them, and 1.5 KB with what is kept of it. Those
+// of a receiver that is away are put off, of which the runtime takes sixteen for each in flight (see [stage.Config]): were they
+// more, the memory of ingest-api would follow that receiver's backlog.
 const (
-	atOnce      = 32 // posts
-	maxInHand   = 4096
+	atOnce      = 32               // posts
+	maxInFlight = 256              // events that are not put off
+	maxInHand   = 16 * maxInFlight // events that are
 	maxBytes    = 8 << 20
 	firstRetry  = time.Second // of the runtime's own retries: the pauses of Config come on top, by Hold
 	commitEvery = time.Second
@@ -159,10 +162,18 @@ func New(rt Runtime, cfg Config) (runner *stage.Runner, closeAll func(), err err
 		Client: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		Agent:  "leafcutter/" + rt.Version, Secrets: secrets, Timeout: cfg.Timeout, Now: time.Now,
 	}
-	d := NewCourier(sender, NewLedger(rt.DB), cfg, time.Now)
-	runner, err = stage.New(rt.Kafka, stage.Config{
+	runner, err = runs(rt, NewCourier(sender, NewLedger(rt.DB), cfg, time.Now))
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the stage %s: %w", Name, err)
+	}
+	return runner, transport.CloseIdleConnections, nil
+}
+
+// runs makes the stage whose handler is a courier.
+func runs(rt Runtime, d *Courier) (*stage.Runner, error) {
+	return stage.New(rt.Kafka, stage.Config{
 		Name: Name, Group: Name, Topics: []string{schemas.TopicDocumentEvents},
-		Limits: stage.Limits{Workers: atOnce, BatchSize: 1, MaxInFlight: maxInHand, MaxBytes: maxBytes, MaxAttempts: 1 << 30,
+		Limits: stage.Limits{Workers: atOnce, BatchSize: 1, MaxInFlight: maxInFlight, MaxBytes: maxBytes, MaxAttempts: 1 << 30,
 			RetryBackoff: firstRetry, CommitEvery: commitEvery, Grace: grace, Watchdog: watchdog},
 		Handler: stage.Each(func(ctx context.Context, in stage.In) stage.Result {
 			rt.Ended()
@@ -176,10 +187,6 @@ func New(rt Runtime, cfg Config) (runner *stage.Runner, closeAll func(), err err
 		Probes: map[string]func(context.Context) error{clickhouse.Dependency: rt.DB.Probe},
 		Logger: rt.Logger, TracerProvider: rt.Tracers, MeterProvider: rt.Meters,
 	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("make the stage %s: %w", Name, err)
-	}
-	return runner, transport.CloseIdleConnections, nil
 }
 
 func about(in stage.In) stage.About {
