@@ -3,8 +3,10 @@ package up
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strconv"
 )
 
@@ -16,16 +18,24 @@ type Ports struct {
 // DefaultPorts are those that users of each protocol expect. Spans are the pipeline's own affair: any port does.
 func DefaultPorts() Ports { return Ports{API: 8090, Kafka: 9092, S3: 9000, SQL: 8123} }
 
-// choose replaces each port that is 0 by a free one and, with anyPort, each that is taken. Without it, every port that
-// is taken is named in one error.
-func (p Ports) choose(anyPort bool) (Ports, error) {
-	var faults []error
-	var held []net.Listener // until all are chosen, so that none is chosen twice
-	defer func() {
-		for _, l := range held {
+// held are ports that nobody else can be given until they are let go.
+type held map[int]net.Listener
+
+// release lets ports go, just before their own process listens there.
+func (h held) release(ports ...int) {
+	for _, port := range ports {
+		if l := h[port]; l != nil {
 			_ = l.Close()
 		}
-	}()
+		delete(h, port)
+	}
+}
+
+// choose replaces each port that is 0 by a free one and, with anyPort, each that is taken. Without it, every port that
+// is taken is named in one error. The caller releases what is held.
+func (p Ports) choose(anyPort bool) (Ports, held, error) {
+	var faults []error
+	hold := held{}
 	for _, one := range []struct {
 		name string
 		port *int
@@ -38,13 +48,14 @@ func (p Ports) choose(anyPort bool) (Ports, error) {
 			faults = append(faults, fmt.Errorf("port %d (%s) is taken", *one.port, one.name))
 			continue
 		}
-		held = append(held, l)
 		*one.port = l.Addr().(*net.TCPAddr).Port
+		hold[*one.port] = l
 	}
 	if len(faults) > 0 {
-		return p, fmt.Errorf("%w\nstop what listens there, or let free ports be chosen with --any-port", errors.Join(faults...))
+		hold.release(slices.Collect(maps.Keys(hold))...)
+		return p, nil, fmt.Errorf("%w\nstop what listens there, or let free ports be chosen with --any-port", errors.Join(faults...))
 	}
-	return p, nil
+	return p, hold, nil
 }
 
 // Free ports are taken from below those that the system gives to outgoing connections. A child that was killed must find
@@ -63,6 +74,7 @@ func local(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(
 
 // Free is nil where every port can be listened on now.
 func (p Ports) Free() error {
-	_, err := p.choose(false)
+	p, hold, err := p.choose(false)
+	hold.release(p.API, p.Kafka, p.S3, p.SQL, p.OTLP)
 	return err
 }

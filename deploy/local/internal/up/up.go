@@ -41,6 +41,8 @@ type Pipeline struct {
 	opts    Options
 	log     *slog.Logger
 	lock    *datadir.Lock
+	ports   Ports
+	hold    held // of them those whose processes have not started yet
 	servers []*process
 	stages  []*process
 	stop    []func() // in the order of starting
@@ -78,6 +80,7 @@ func Start(ctx context.Context, o Options) (_ *Pipeline, err error) {
 
 	o.Progress("servers")
 	p.servers = p.serverProcesses()
+	p.hold.release(p.ports.Kafka, p.ports.S3, p.ports.SQL)
 	p.stop = append(p.stop, supervise("servers", p.log, p.servers))
 	if err := p.awaitServers(ctx); err != nil {
 		return nil, err
@@ -91,6 +94,7 @@ func Start(ctx context.Context, o Options) (_ *Pipeline, err error) {
 	for _, s := range p.stages {
 		_ = os.Remove(adminFile(o.Layout.Data, s.name)) // an earlier run's, if any: it names a port that is another's now
 	}
+	p.hold.release(p.ports.API, p.ports.OTLP)
 	// The recorder takes the others' spans, so it starts before them and stops after them.
 	p.stop = append(p.stop, supervise("recorder", p.log, p.stages[:1]), supervise("stages", p.log, p.stages[1:]))
 	if err := p.awaitStages(ctx); err != nil {
@@ -108,6 +112,7 @@ func (p *Pipeline) Stop() {
 		stop()
 	}
 	p.stop = nil
+	p.hold.release(p.ports.API, p.ports.Kafka, p.ports.S3, p.ports.SQL, p.ports.OTLP)
 	if p.State.PID != 0 {
 		if err := p.State.remove(); err != nil && !errors.Is(err, os.ErrNotExist) {
 			p.log.Warn("the state file stays behind", "error", err)
@@ -123,10 +128,11 @@ func (p *Pipeline) Stop() {
 
 // configure chooses ports, credentials and model.
 func (p *Pipeline) configure() error {
-	ports, err := p.opts.Ports.choose(p.opts.AnyPort)
+	ports, hold, err := p.opts.Ports.choose(p.opts.AnyPort)
 	if err != nil {
 		return err
 	}
+	p.ports, p.hold = ports, hold
 	secrets, err := loadCredentials(p.opts.Layout.Data)
 	if err != nil {
 		return err
