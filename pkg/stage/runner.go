@@ -184,8 +184,6 @@ func (r *Runner) connect() (*kgo.Client, error) {
 		// a stop of that partition, never a jump.
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.FetchMaxBytes(fetchBytes),
-		kgo.FetchMaxPartitionBytes(fetchPartitionBytes),
 		kgo.FetchMaxWait(fetchWait),
 		kgo.MetadataMaxAge(time.Minute),
 		kgo.ProducerLinger(2*time.Millisecond),
@@ -196,9 +194,7 @@ func (r *Runner) connect() (*kgo.Client, error) {
 }
 
 const (
-	fetchBytes          = 4 << 20   // of one fetch; a larger record comes alone
-	fetchPartitionBytes = 256 << 10 // of one partition in a fetch
-	bufferedBytes       = 64 << 20  // produced and not yet acknowledged
+	bufferedBytes = 64 << 20 // produced and not yet acknowledged
 
 	// fetchWait is how long the broker may hold a fetch that finds nothing. A lane that is resumed waits for the fetch
 	// under way to come back before its partitions are asked for again, so this is short.
