@@ -14,8 +14,8 @@ import (
 
 // Tail reads a compacted topic from its start, calls caughtUp once everything that was there at the call has been
 // applied, and goes on applying until ctx ends. It belongs to no group: every instance sees every record. A nil value
-// is a tombstone; a value is the callee's to keep. A batch that unfolds to more than MaxDecompressed is passed over. It returns nil when ctx ends; a topic
-// that does not exist is an error.
+// is a tombstone; a value is the callee's to keep. A batch that unfolds to more than MaxDecompressed is passed over. It returns
+// nil when ctx ends; a topic that does not exist is an error.
 func Tail(ctx context.Context, c Config, topic string, apply func(key string, value []byte), caughtUp func()) error {
 	name := c.Topic(topic)
 	client, err := NewClient(c, kgo.ConsumeTopics(name), kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
