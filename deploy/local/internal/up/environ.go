@@ -39,7 +39,9 @@ func tunes(name string) bool {
 // environment is what a child is started with, for a stage or the pipeline's own clients alike: what the pipeline
 // suggests, then what the user says, then what must hold. The last word on a name wins.
 func (p *Pipeline) environment(suggested, fixed []string) []string {
-	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir()}
+	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
+		// Eight Go processes that each look for work on every processor take time from what they look for.
+		"GOMAXPROCS=" + strconv.Itoa(halfTheProcessors())}
 	env = append(append(env, suggested...), p.opts.Environ...)
 	// The relay reads JSON.
 	return append(append(env, "LEAFCUTTER_LOG_FORMAT=json"), fixed...)
@@ -76,10 +78,15 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	case "detector":
 		// Half of a page's processor time is inference, and a second thread makes a page cost more of it: the other half
 		// of the processors is for the other stages and the servers.
-		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "LEAFCUTTER_INFERENCE_THREADS="+strconv.Itoa(max(1, runtime.NumCPU()/2)))
+		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "LEAFCUTTER_INFERENCE_THREADS="+strconv.Itoa(halfTheProcessors()))
+	case "page-splitter":
+		// Pages are rendered in processes of their own, and one that takes long must not keep all others waiting.
+		suggested = append(suggested, "LEAFCUTTER_WORKERS="+strconv.Itoa(runtime.NumCPU()))
 	}
 	return p.environment(suggested, fixed)
 }
+
+func halfTheProcessors() int { return max(1, runtime.NumCPU()/2) }
 
 // kafka is how the stages reach the broker: with their prefixes, which topics and groups must agree on.
 func (p *Pipeline) kafka() (kafka.Config, error) {

@@ -29,10 +29,16 @@ type process struct {
 	say  io.Writer
 	log  *slog.Logger
 
+	yields bool // a processor to children that do not, where there are too few; on Linux
+
 	ends   ends // Serve's alone, which suture runs once at a time
 	starts atomic.Int64
 	pid    atomic.Int64
 }
+
+// yieldsBy is the niceness of children that yield. A page's longest step is its inference, which uses a part of the
+// processors; all other steps have the rest, and what of the detector's time they take the whole pipeline waits for.
+const yieldsBy = 5
 
 // stopGrace is how long a child may take to stop in order; it is above the stages' own grace time.
 const stopGrace = 35 * time.Second
@@ -48,7 +54,7 @@ func (p *process) Serve(ctx context.Context) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 	cmd.SysProcAttr = childAttributes()
-	if err := start(cmd); err != nil {
+	if err := start(cmd, p.yields); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	if p.starts.Add(1) > 1 && p.ends.inRow < hopeless {
