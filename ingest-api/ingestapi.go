@@ -102,7 +102,7 @@ func Run(ctx context.Context, p *program.Program, cfg Config) (err error) {
 		return fmt.Errorf("make the API: %w", err)
 	}
 	defer api.Stop()
-	if err := web.Add(api.Engine(), web.Parts{Catalogue: books, Control: controlled, Letters: letters, Models: known, KnowsKey: api.KnowsKey, CookieName: httpapi.KeyCookie, MaxUpload: cfg.HTTP.MaxUpload}); err != nil {
+	if err := web.Add(api.Engine(), web.Parts{Catalogue: books, Control: controlled, Letters: letters, Models: known, KnowsKey: api.KnowsKey, ShowAbsent: api.ShowAbsent, CookieName: httpapi.KeyCookie, MaxUpload: cfg.HTTP.MaxUpload}); err != nil {
 		return fmt.Errorf("make the web pages: %w", err)
 	}
 	api.AddHealth(p.Health.Routes)

@@ -210,6 +210,12 @@ func TestWhatWasFound(t *testing.T) {
 		if response, body := w.get("/documents/" + schemas.NewDocumentID(now)); response.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "document-not-found") {
 			t.Errorf("an unknown document: %d", response.StatusCode)
 		}
+		for path, want := range map[string]string{"/documents/": "text/html; charset=utf-8", "/nowhere": "text/html; charset=utf-8", "/v1/nowhere": "application/problem+json"} {
+			response, body := w.get(path, "Accept", "text/html,*/*")
+			if got := response.Header.Get("Content-Type"); response.StatusCode != http.StatusNotFound || got != want || !strings.Contains(string(body), "There is nothing at") {
+				t.Errorf("a browser at %s gets %d %s: %s", path, response.StatusCode, got, body)
+			}
+		}
 	})
 }
 

@@ -37,9 +37,10 @@ type Parts struct {
 	Control    *control.Desk
 	Letters    *deadletters.Office
 	Models     *models.Registry
-	KnowsKey   func(key string) bool // reports whether a browser may log in with key
-	CookieName string                // under which the browser then shows it
-	MaxUpload  int64                 // bytes
+	KnowsKey   func(key string) bool                      // reports whether a browser may log in with key
+	ShowAbsent func(show func(c *gin.Context, err error)) // is told how to say that there is nothing at an address
+	CookieName string                                     // under which the browser then shows it
+	MaxUpload  int64                                      // bytes
 }
 
 type pages struct {
@@ -74,6 +75,7 @@ func Add(e *gin.Engine, parts Parts) error {
 	e.POST("/dead-letters/replay", p.replay)
 	e.GET("/login", p.login)
 	e.POST("/login", p.enter)
+	p.ShowAbsent(p.fail)
 	return nil
 }
 

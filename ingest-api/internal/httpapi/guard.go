@@ -154,9 +154,14 @@ func isOpen(path string) bool {
 	return slices.Contains(open, path) || strings.HasPrefix(path, "/assets/")
 }
 
-// wantsPage reports whether a person in a browser asks, rather than a program.
+// isBrowser reports whether a person in a browser asks, rather than a program.
+func isBrowser(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html")
+}
+
+// wantsPage reports whether a browser asks for a web page that there may be.
 func wantsPage(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") &&
+	return isBrowser(r) &&
 		(r.URL.Path == "/" || r.URL.Path == "/dead-letters" || strings.HasPrefix(r.URL.Path, "/documents/"))
 }
 

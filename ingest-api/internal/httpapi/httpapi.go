@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -99,9 +100,7 @@ func New(cfg Config, parts Parts) (*API, error) {
 	e.Use(otelgin.Middleware("ingest-api",
 		otelgin.WithTracerProvider(parts.Tracers), otelgin.WithMeterProvider(parts.Meters), otelgin.WithPropagators(parts.Propagator)))
 	e.Use(envelope(parts.Logger), g.check, a.paceBody)
-	e.NoRoute(func(c *gin.Context) {
-		refuse(c, problem.New(problem.NotFound, "There is nothing at %.200q", c.Request.URL.Path))
-	})
+	a.ShowAbsent(refuse)
 	e.NoMethod(func(c *gin.Context) {
 		refuse(c, problem.New(problem.MethodNotAllowed, "%.200q does not take %.20q", c.Request.URL.Path, c.Request.Method))
 	})
@@ -119,6 +118,19 @@ func New(cfg Config, parts Parts) (*API, error) {
 
 // Engine is the router, for the web pages to add theirs.
 func (a *API) Engine() *gin.Engine { return a.engine }
+
+// ShowAbsent has the web pages say to a browser that there is nothing at an address; programs are told by a problem
+// document.
+func (a *API) ShowAbsent(show func(c *gin.Context, err error)) {
+	a.engine.NoRoute(func(c *gin.Context) {
+		nothing := problem.New(problem.NotFound, "There is nothing at %.200q", c.Request.URL.Path)
+		if isBrowser(c.Request) && !strings.HasPrefix(c.Request.URL.Path, "/v1/") {
+			show(c, nothing)
+		} else {
+			refuse(c, nothing)
+		}
+	})
+}
 
 // ServeHTTP answers a request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.engine.ServeHTTP(w, r) }
