@@ -1,9 +1,9 @@
 package family
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
-	"slices"
 
 	"leafcutter/stages/detector/internal/pageimage"
 )
@@ -21,9 +21,9 @@ import (
 // for concurrent use.
 type Scratch struct {
 	sums  []uint64  // of one result row: 4 words for every 8 bytes of source
-	last  []uint64  // those of the row above
 	rows  [2][]byte // source row i in rows[i%2], padded to a multiple of 8
 	lanes []uint32  // sums, in the order of the source's bytes
+	line  []float32 // one channel of lanes, narrowed to the result's width
 	x, y  axis
 	eight eightBitScratch // of the families that shrink to 8 bits
 }
@@ -94,26 +94,47 @@ type planes struct {
 	linear        bool
 }
 
-// shrink reads page to its last row and writes it to the planes.
+// row is row y of a plane.
+func (p planes) row(plane, y int) []float32 {
+	at := (plane*p.height + y) * p.width
+	return p.dst[at : at+p.width]
+}
+
+// put writes row y of a channel's plane from what narrow made of it.
+func (p planes) put(channel, y int, line []float32) {
+	plane := channel
+	if p.reversed {
+		plane = 2 - channel
+	}
+	scale := float32(float64(p.scale[plane]) / (1 << weightBits) / (1 << weightBits))
+	offset := p.offset[plane]
+	row := p.row(plane, y)
+	for x, v := range line[:len(row)] {
+		row[x] = v*scale + offset
+	}
+}
+
+// repeat makes row y of every plane as the row above.
+func (p planes) repeat(y int) {
+	for plane := range p.scale {
+		copy(p.row(plane, y), p.row(plane, y-1))
+	}
+}
+
+// shrink reads page to its last row and writes it to the planes. A grey page is
+// summed and narrowed in its one channel, from which every plane is written.
 func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 	w, h := page.Size()
-	words := (3*w + 7) / 8
-	s.sums, s.last = sizedTo(s.sums, 4*words), sizedTo(s.last, 4*words)
+	channels := page.Channels()
+	words := (channels*w + 7) / 8
+	s.sums, s.lanes = sizedTo(s.sums, 4*words), sizedTo(s.lanes, 8*words)
 	for i := range s.rows {
 		s.rows[i] = sizedTo(s.rows[i], 8*words)
 	}
-	s.lanes = sizedTo(s.lanes, 8*words)
+	s.line = sizedTo(s.line, to.width)
 	across := s.x.of(w, to.width, to.linear)
-	// A lane holds Σ weight·value ≤ 255·2¹⁶; the mean over the span's width
-	// multiplies by another 2¹⁶, done in float64's 53 bits.
-	var factor [3]float32
-	for c := range factor {
-		factor[c] = float32(float64(to.scale[c]) / (1 << weightBits) / (1 << weightBits))
-	}
-	plane := to.width * to.height
-	first, second, third := to.dst[:plane], to.dst[plane:2*plane], to.dst[2*plane:3*plane]
-	offset := to.offset
-	at := -1 // the newest source row in s.rows; the one before it is there too
+	at := -1   // the newest source row in s.rows; the one before it is there too
+	since := 0 // from this source row to the newest they are all the same
 	reach := func(i int) error {
 		for at < i {
 			row, err := page.Next()
@@ -121,45 +142,48 @@ func shrink(page pageimage.Rows, to planes, s *Scratch) error {
 				return err
 			}
 			at++
+			if at == 0 || !bytes.Equal(row, s.rows[(at-1)%2][:len(row)]) {
+				since = at
+			}
 			copy(s.rows[at%2], row)
 		}
 		return nil
 	}
-	for y, v := range s.y.of(h, to.height, to.linear) {
+	down := s.y.of(h, to.height, to.linear)
+	for y, v := range down {
 		clear(s.sums)
-		for i := v.first; i <= v.last; i++ {
-			if err := reach(int(i)); err != nil {
+		due := uint64(0) // weight of the newest row and those like it, not in the sums yet
+		for i := int(v.first); i <= int(v.last); i++ {
+			if err := reach(i); err != nil {
 				return err
 			}
-			weight := v.whole
+			if due > 0 && since == i { // another than the row before
+				accumulate(s.sums, s.rows[(i-1)%2], due)
+				due = 0
+			}
 			switch i {
-			case v.first: // the last one too, where there is only one
-				weight = v.head
-			case v.last:
-				weight = v.tail
+			case int(v.first): // the last one too, where there is only one
+				due += uint64(v.head)
+			case int(v.last):
+				due += uint64(v.tail)
+			default:
+				due += uint64(v.whole)
 			}
-			accumulate(s.sums, s.rows[i%2], uint64(weight))
 		}
-		line := y * to.width
-		if y > 0 && slices.Equal(s.sums, s.last) {
-			// A third of a page's rows are like the one above: margins
-			// and the space between lines.
-			for _, p := range [][]float32{first, second, third} {
-				copy(p[line:line+to.width], p[line-to.width:line])
-			}
+		if y > 0 && since <= int(down[y-1].first) {
+			// Under this row and the one above all are the same, as a third
+			// of a page's are: margins and the space between lines.
+			to.repeat(y)
 			continue
 		}
+		accumulate(s.sums, s.rows[v.last%2], due)
 		unpack(s.lanes, s.sums)
-		for x, t := range across {
-			r, g, b := narrow(s.lanes, t)
-			if to.reversed {
-				r, b = b, r
+		for c := range 3 {
+			if c < channels {
+				narrow(s.line, s.lanes[c:], across, channels)
 			}
-			first[line+x] = float32(r)*factor[0] + offset[0]
-			second[line+x] = float32(g)*factor[1] + offset[1]
-			third[line+x] = float32(b)*factor[2] + offset[2]
+			to.put(c, y, s.line)
 		}
-		s.sums, s.last = s.last, s.sums
 	}
 	return reach(h - 1) // linear interpolation may need none of the last rows; a page that is damaged there is damaged
 }
@@ -188,27 +212,22 @@ func unpack(lanes []uint32, sums []uint64) {
 	}
 }
 
-// narrow is the weighted sum of the pixels under t, by channel.
-func narrow(lanes []uint32, t span) (r, g, b int64) {
-	p := lanes[3*t.first : 3*t.last+3]
-	w := int64(t.head)
-	r, g, b = int64(p[0])*w, int64(p[1])*w, int64(p[2])*w
-	if len(p) == 3 {
-		return r, g, b
+// narrow makes dst the weighted sums of the pixels under each span, in the
+// channel that lanes begins with, one of so many. A lane holds Σ weight·value ≤
+// 255·2¹⁶, and weights across multiply by another 2¹⁶: integers do it exactly,
+// and float32 rounds once.
+func narrow(dst []float32, lanes []uint32, across []span, channels int) {
+	for x, t := range across[:len(dst)] {
+		i, last := channels*int(t.first), channels*int(t.last)
+		sum := int64(lanes[i]) * int64(t.head)
+		if i < last {
+			for i += channels; i < last; i += channels {
+				sum += int64(lanes[i]) * int64(t.whole)
+			}
+			sum += int64(lanes[i]) * int64(t.tail)
+		}
+		dst[x] = float32(sum)
 	}
-	p = p[3:]
-	for w = int64(t.whole); len(p) > 3; p = p[3:] {
-		r += int64(p[0]) * w
-		g += int64(p[1]) * w
-		b += int64(p[2]) * w
-	}
-	if len(p) == 3 {
-		w = int64(t.tail)
-		r += int64(p[0]) * w
-		g += int64(p[1]) * w
-		b += int64(p[2]) * w
-	}
-	return r, g, b
 }
 
 func sizedTo[T any](b []T, n int) []T {

@@ -120,27 +120,84 @@ func TestShrinkReportsADamagedPage(t *testing.T) {
 type brokenRows struct{}
 
 func (brokenRows) Size() (int, int)      { return 4, 4 }
+func (brokenRows) Channels() int         { return 3 }
 func (brokenRows) Next() ([]byte, error) { return nil, pageimage.ErrDamaged }
 
 // A row that is like the one above is copied; what is copied must be that row,
 // in every plane, also after rows that differ.
 func TestShrinkOfRowsThatRepeat(t *testing.T) {
-	m := noise(40, 60)
-	for y := range 60 {
-		if y%20 < 14 { // bands of equal rows between noise
-			copy(m.Pix[y*m.Stride:(y+1)*m.Stride], m.Pix[(y/20*20)*m.Stride:])
+	m := bands(40, 60)
+	var s Scratch
+	for _, height := range []int{30, 60, 41, 23, 7, 3, 1, 100, 240} {
+		for _, linear := range []bool{false, true} {
+			to := planes{dst: make([]float32, 3*20*height), width: 20, height: height, scale: [3]float32{1, 1, 1}, linear: linear}
+			if err := shrink(pageimage.Of(m), to, &s); err != nil {
+				t.Fatal(err)
+			}
+			f := 60 / float64(height)
+			for c := range 3 {
+				for y := range height {
+					for x := range 20 {
+						want := mean(m, c, float64(2*x), float64(y)*f, float64(2*x+2), float64(y+1)*f)
+						if linear {
+							want = between(m, c, float64(2*x)+0.5, (float64(y)+0.5)*f-0.5)
+						}
+						if got := float64(to.row(c, y)[x]); math.Abs(got-want) > 0.15 {
+							t.Fatalf("height %d, linear %t, channel %d, pixel %d,%d: %v, want %v", height, linear, c, x, y, got, want)
+						}
+					}
+				}
+			}
 		}
 	}
-	dst := make([]float32, 3*20*30)
-	if err := shrink(pageimage.Of(m), planes{dst: dst, width: 20, height: 30, scale: [3]float32{1, 1, 1}}, &Scratch{}); err != nil {
-		t.Fatal(err)
+}
+
+// bands is noise with bands of one to fourteen equal rows.
+func bands(w, h int) *image.NRGBA {
+	m := noise(w, h)
+	for y, left := 1, 0; y < h; y++ {
+		if left--; left > 0 {
+			copy(m.Pix[y*m.Stride:(y+1)*m.Stride], m.Pix[(y-1)*m.Stride:])
+		} else {
+			left = 1 + y%14
+		}
 	}
-	for c := range 3 {
-		for y := range 30 {
-			for x := range 20 {
-				want := mean(m, c, float64(2*x), float64(2*y), float64(2*x+2), float64(2*y+2))
-				if got := float64(dst[(c*30+y)*20+x]); math.Abs(got-want) > 0.15 {
-					t.Fatalf("channel %d, pixel %d,%d: %v, want %v", c, x, y, got, want)
+	return m
+}
+
+// A grey page is summed in one channel. Which of the two a page was written as
+// must not show in a bit of the result.
+func TestShrinkOfAGreyPageIsThatOfTheSameInRGB(t *testing.T) {
+	var s Scratch // reused: the channels of a page must not show in the next
+	for _, c := range []struct{ w, h, width, height int }{
+		{91, 118, 61, 80}, {61, 80, 61, 80}, {918, 1188, 608, 800}, {30, 40, 61, 80}, {33, 57, 32, 56}, {1, 1, 4, 3},
+		{1, 1, 1, 1}, {1, 9, 3, 2}, {3, 2, 7, 5}, {500, 7, 3, 2}, {641, 1, 61, 1}, {9, 300, 2, 299},
+	} {
+		for _, m := range []*image.NRGBA{noise(c.w, c.h), bands(c.w, c.h)} {
+			grey := held(t, pageimage.Of(m)).grey()
+			for _, linear := range []bool{false, true} {
+				for _, reversed := range []bool{false, true} {
+					var got [2]planes
+					for i := range got {
+						grey.y = 0
+						page := pageimage.Rows(grey)
+						if i == 1 {
+							page = pageimage.RGB(page)
+						}
+						got[i] = planes{
+							dst: make([]float32, 3*c.width*c.height), width: c.width, height: c.height,
+							scale: [3]float32{1 / 57.375, 1 / 57.12, 1 / 58.395}, offset: [3]float32{-2.1, -2, -1.8},
+							linear: linear, reversed: reversed,
+						}
+						if err := shrink(page, got[i], &s); err != nil || grey.y != c.h {
+							t.Fatalf("%d of %d rows were read: %v", grey.y, c.h, err)
+						}
+					}
+					for i, v := range got[0].dst {
+						if math.Float32bits(v) != math.Float32bits(got[1].dst[i]) {
+							t.Fatalf("%+v, linear %t, reversed %t: value %d is %v, in RGB %v", c, linear, reversed, i, v, got[1].dst[i])
+						}
+					}
 				}
 			}
 		}
@@ -149,45 +206,66 @@ func TestShrinkOfRowsThatRepeat(t *testing.T) {
 
 // heldRows is a page whose rows cost nothing to read.
 type heldRows struct {
-	w, h int
-	pix  []byte
-	y    int
+	w, h, channels int
+	pix            []byte
+	y              int
 }
 
 func (r *heldRows) Size() (int, int) { return r.w, r.h }
+func (r *heldRows) Channels() int    { return r.channels }
 
 func (r *heldRows) Next() ([]byte, error) {
 	r.y++
-	return r.pix[(r.y-1)*3*r.w : r.y*3*r.w], nil
+	stride := r.channels * r.w
+	return r.pix[(r.y-1)*stride : r.y*stride], nil
 }
 
+// held reads a page to its end.
+func held(t testing.TB, page pageimage.Rows) *heldRows {
+	t.Helper()
+	w, h := page.Size()
+	r := &heldRows{w: w, h: h, channels: page.Channels()}
+	for range h {
+		row, err := page.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.pix = append(r.pix, row...)
+	}
+	return r
+}
+
+// grey is the page of an RGB page's green.
+func (r *heldRows) grey() *heldRows {
+	g := &heldRows{w: r.w, h: r.h, channels: 1}
+	for i := 1; i < len(r.pix); i += r.channels {
+		g.pix = append(g.pix, r.pix[i])
+	}
+	return g
+}
+
+// BenchmarkShrink takes pages as the splitter renders them to the default
+// model's input, in colour and in grey.
 func BenchmarkShrink(b *testing.B) {
 	for _, name := range []string{"../../report.png", "../../testdata/walden.png"} {
 		var png pageimage.PNG
 		if err := png.Open(readFile(b, name), 1<<24); err != nil {
 			b.Fatal(err)
 		}
-		w, h := png.Size()
-		page := heldRows{w: w, h: h}
-		for range h {
-			row, err := png.Next()
-			if err != nil {
-				b.Fatal(err)
-			}
-			page.pix = append(page.pix, row...)
-		}
-		for _, linear := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%dx%d/linear=%t", w, h, linear), func(b *testing.B) {
-				to := planes{dst: make([]float32, 3*608*800), width: 608, height: 800, scale: [3]float32{1, 1, 1}, linear: linear}
-				var s Scratch
-				b.SetBytes(int64(3 * w * h))
-				for b.Loop() {
-					page.y = 0
-					if err := shrink(&page, to, &s); err != nil {
-						b.Fatal(err)
+		page := held(b, pageimage.RGB(&png))
+		for _, page := range []*heldRows{page, page.grey()} {
+			for _, linear := range []bool{false, true} {
+				b.Run(fmt.Sprintf("%dx%d/channels=%d/linear=%t", page.w, page.h, page.channels, linear), func(b *testing.B) {
+					to := planes{dst: make([]float32, 3*608*800), width: 608, height: 800, scale: [3]float32{1, 1, 1}, linear: linear}
+					var s Scratch
+					for b.Loop() {
+						page.y = 0
+						if err := shrink(page, to, &s); err != nil {
+							b.Fatal(err)
+						}
 					}
-				}
-			})
+				})
+			}
 		}
 	}
 }

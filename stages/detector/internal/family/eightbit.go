@@ -61,6 +61,7 @@ func shrink8(page pageimage.Rows, method string, width, height int, s *eightBitS
 	if !ok {
 		return fmt.Errorf("no such resize: %q", method)
 	}
+	page = pageimage.RGB(page)
 	w, h := page.Size()
 	across, down := s.x.of(w, width, method, false), s.y.of(h, height, method, true)
 	deepest := 0

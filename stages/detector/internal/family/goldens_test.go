@@ -16,6 +16,7 @@ import (
 
 	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
+	"leafcutter/stages/detector/internal/pageimage"
 )
 
 // hashed is the page that tools/families.py makes too: a hash of each byte's
@@ -29,7 +30,7 @@ func hashed(w, h int, seed uint32) *heldRows {
 		x ^= x >> 13
 		pix[i] = byte(x)
 	}
-	return &heldRows{w: w, h: h, pix: pix}
+	return &heldRows{w: w, h: h, channels: 3, pix: pix}
 }
 
 func hexOf(b []byte) string {
@@ -64,6 +65,25 @@ func TestPagesShrinkBitForBitAsTheLibrariesDo(t *testing.T) {
 				t.Errorf("%d of %d rows were read", page.y, h)
 			}
 		})
+	}
+}
+
+func TestShrink8OfAGreyPageIsThatOfTheSameInRGB(t *testing.T) {
+	for _, method := range []string{manifest.Pillow, manifest.OpenCV} {
+		var got [2][]byte
+		for i := range got {
+			page := pageimage.Rows(hashed(33, 57, 1).grey())
+			if i == 1 {
+				page = held(t, pageimage.RGB(page))
+			}
+			put := func(_ int, row []byte) { got[i] = append(got[i], row...) }
+			if err := shrink8(page, method, 20, 30, &eightBitScratch{}, put); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(got[0]) != 3*20*30 || !bytes.Equal(got[0], got[1]) {
+			t.Errorf("%s: the pixels of a grey page are others than those of the same in RGB", method)
+		}
 	}
 }
 

@@ -2,6 +2,9 @@ package pageimage
 
 import (
 	"bytes"
+	"fmt"
+	"image"
+	"image/draw"
 	"image/png"
 	"os"
 	"testing"
@@ -9,8 +12,8 @@ import (
 	"leafcutter/pkg/pngenc"
 )
 
-// BenchmarkPNG reads a page as the pipeline writes it, here and by the standard
-// library.
+// BenchmarkPNG reads a page as the pipeline writes it, in colour and in grey,
+// here and by the standard library.
 func BenchmarkPNG(b *testing.B) {
 	for _, name := range []string{"../../report.png", "../../testdata/walden.png"} {
 		shipped, err := os.ReadFile(name)
@@ -21,34 +24,39 @@ func BenchmarkPNG(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		var written bytes.Buffer
-		if err := new(pngenc.Encoder).Encode(&written, m); err != nil {
-			b.Fatal(err)
+		grey := image.NewGray(m.Bounds())
+		draw.Draw(grey, grey.Rect, m, grey.Rect.Min, draw.Src)
+		for _, m := range []image.Image{m, grey} {
+			var written bytes.Buffer
+			encoder := pngenc.Encoder{Grey: m == grey}
+			if err := encoder.Encode(&written, m); err != nil {
+				b.Fatal(err)
+			}
+			benchmarkPNG(b, fmt.Sprintf("%v/grey=%t", m.Bounds().Max, encoder.Grey), written.Bytes())
 		}
-		data := written.Bytes()
-		size := int64(3 * m.Bounds().Dx() * m.Bounds().Dy())
-		b.Run(m.Bounds().Max.String()+"/rows", func(b *testing.B) {
-			var p PNG
-			b.SetBytes(size)
-			for b.Loop() {
-				if err := p.Open(data, 1<<24); err != nil {
-					b.Fatal(err)
-				}
-				_, h := p.Size()
-				for range h {
-					if _, err := p.Next(); err != nil {
-						b.Fatal(err)
-					}
-				}
-			}
-		})
-		b.Run(m.Bounds().Max.String()+"/standard", func(b *testing.B) {
-			b.SetBytes(size)
-			for b.Loop() {
-				if _, err := png.Decode(bytes.NewReader(data)); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
+}
+
+func benchmarkPNG(b *testing.B, name string, data []byte) {
+	b.Run(name+"/rows", func(b *testing.B) {
+		var p PNG
+		for b.Loop() {
+			if err := p.Open(data, 1<<24); err != nil {
+				b.Fatal(err)
+			}
+			_, h := p.Size()
+			for range h {
+				if _, err := p.Next(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+	b.Run(name+"/standard", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := png.Decode(bytes.NewReader(data)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -26,12 +26,43 @@ var (
 type Rows interface {
 	// Size is the width and height in pixels.
 	Size() (width, height int)
-	// Next is the next row, packed RGB, 3·width bytes. It is overwritten by
-	// the call after. Only height rows may be asked for.
+	// Channels is how many bytes a pixel of every row has: 3 are red, green
+	// and blue, and 1 is a grey, which stands for three equal ones.
+	Channels() int
+	// Next is the next row, Channels()·width bytes, pixels side by side. It is
+	// overwritten by the call after. Only height rows may be asked for.
 	Next() ([]byte, error)
 }
 
-// Of gives the rows of a decoded image, for tests and tools.
+// RGB gives the same page in three channels, for a reader that knows only those.
+// It takes page over.
+func RGB(page Rows) Rows {
+	if page.Channels() == 3 {
+		return page
+	}
+	width, _ := page.Size()
+	return &wideRows{Rows: page, row: make([]byte, 3*width)}
+}
+
+type wideRows struct {
+	Rows // grey
+	row  []byte
+}
+
+func (r *wideRows) Channels() int { return 3 }
+
+func (r *wideRows) Next() ([]byte, error) {
+	grey, err := r.Rows.Next()
+	if err != nil {
+		return nil, err
+	}
+	for x, v := range grey {
+		r.row[3*x], r.row[3*x+1], r.row[3*x+2] = v, v, v
+	}
+	return r.row, nil
+}
+
+// Of gives the rows of a decoded image, always RGB, for tests and tools.
 func Of(m image.Image) Rows {
 	b := m.Bounds()
 	return &imageRows{m: m, y: b.Min.Y, row: make([]byte, 3*b.Dx())}
@@ -44,6 +75,8 @@ type imageRows struct {
 }
 
 func (r *imageRows) Size() (int, int) { return r.m.Bounds().Dx(), r.m.Bounds().Dy() }
+
+func (r *imageRows) Channels() int { return 3 }
 
 func (r *imageRows) Next() ([]byte, error) {
 	b := r.m.Bounds()

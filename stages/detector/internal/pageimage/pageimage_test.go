@@ -122,19 +122,31 @@ func TestReadsEveryFilter(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					want := pixels
-					if bpp == 1 {
-						want = nil
-						for _, v := range pixels {
-							want = append(want, v, v, v)
-						}
-					}
-					if !bytes.Equal(got, want) {
-						t.Fatal("pixels differ from those that were written")
+					if p.Channels() != bpp || !bytes.Equal(got, pixels) {
+						t.Fatalf("%d channels, or pixels, differ from those that were written", p.Channels())
 					}
 				})
 			}
 		}
+	}
+}
+
+func TestRGBOfAGreyPageIsThreeEqualChannels(t *testing.T) {
+	var p PNG
+	if err := p.Open(encode(t, 3, 2, 1, []byte{1, 2, 3, 250, 0, 7}, []byte{4}, 50), 6); err != nil {
+		t.Fatal(err)
+	}
+	page := RGB(&p)
+	if w, h := page.Size(); w != 3 || h != 2 || page.Channels() != 3 {
+		t.Fatalf("%d × %d pixels of %d channels", w, h, page.Channels())
+	}
+	for _, want := range [][]byte{{1, 1, 1, 2, 2, 2, 3, 3, 3}, {250, 250, 250, 0, 0, 0, 7, 7, 7}} {
+		if got, err := page.Next(); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("got %v, %v, want %v", got, err, want)
+		}
+	}
+	if _, err := page.Next(); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("a row after the last: %v", err)
 	}
 }
 
@@ -217,8 +229,7 @@ func FuzzPNG(f *testing.F) {
 	f.Add([]byte(signature))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var p PNG
-		got, err := readAll(&p, data)
-		if err != nil {
+		if _, err := readAll(&p, data); err != nil {
 			if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrFormat) && !errors.Is(err, ErrTooLarge) {
 				t.Fatalf("an error of no kind: %v", err)
 			}
@@ -229,15 +240,19 @@ func FuzzPNG(f *testing.F) {
 		if err != nil {
 			return // stricter about chunks that don't concern pixels
 		}
-		rows := Of(m)
-		w, h := rows.Size()
+		want := Of(m)
+		_, h := want.Size()
+		if err := p.Open(data, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		rows := RGB(&p)
 		for y := range h {
-			row, err := rows.Next()
+			row, err := want.Next()
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !bytes.Equal(row, got[y*3*w:(y+1)*3*w]) {
-				t.Fatalf("row %d differs from the standard library's", y)
+			if got, err := rows.Next(); err != nil || !bytes.Equal(row, got) {
+				t.Fatalf("row %d differs from the standard library's: %v", y, err)
 			}
 		}
 	})

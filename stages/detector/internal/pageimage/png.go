@@ -32,7 +32,6 @@ type PNG struct {
 	// cur and prev hold a filter byte and then a row, after seven bytes so
 	// that the pixels lie at a multiple of eight.
 	cur, prev []byte
-	rgb       []byte // the row handed out, where the file is grey
 	y         int
 }
 
@@ -75,9 +74,6 @@ func (p *PNG) Open(data []byte, maxPixels int) error {
 	stride := p.width * p.bpp
 	p.cur, p.prev = sized(p.cur, 8+stride), sized(p.prev, 8+stride)
 	clear(p.cur) // Next swaps first: this is the row above the first
-	if p.bpp == 1 {
-		p.rgb = sized(p.rgb, 3*p.width)
-	}
 	return nil
 }
 
@@ -108,7 +104,10 @@ func (p *PNG) startInflating() error {
 // Size is the width and height in pixels.
 func (p *PNG) Size() (width, height int) { return p.width, p.height }
 
-// Next is the next row, packed RGB.
+// Channels is 1 or 3, as the file has.
+func (p *PNG) Channels() int { return p.bpp }
+
+// Next is the next row.
 func (p *PNG) Next() ([]byte, error) {
 	if p.y >= p.height {
 		return nil, fmt.Errorf("%w: row %d of %d asked for", ErrDamaged, p.y, p.height)
@@ -132,13 +131,7 @@ func (p *PNG) Next() ([]byte, error) {
 			return nil, damaged("end of pixels", err)
 		}
 	}
-	if p.bpp == 3 {
-		return row, nil
-	}
-	for x, v := range row {
-		p.rgb[3*x], p.rgb[3*x+1], p.rgb[3*x+2] = v, v, v
-	}
-	return p.rgb, nil
+	return row, nil
 }
 
 func damaged(what string, err error) error {
