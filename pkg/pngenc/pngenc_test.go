@@ -2,16 +2,21 @@ package pngenc_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"github.com/klauspost/compress/zlib"
 
 	"leafcutter/pkg/pngenc"
 )
@@ -93,7 +98,7 @@ func TestGrey(t *testing.T) {
 	grey := pngenc.Encoder{Grey: true}
 	var out, plain bytes.Buffer
 	for _, kind := range kinds {
-		for _, size := range []image.Point{{1, 1}, {2, 3}, {5, 1}, {1, 9}, {257, 64}} {
+		for _, size := range []image.Point{{1, 1}, {2, 3}, {5, 1}, {1, 9}, {37, 2}, {257, 64}} {
 			m := fill(kind, size.X, size.Y)
 			want := image.NewRGBA(m.Rect)
 			for i := 0; i < len(m.Pix); i += 4 {
@@ -125,7 +130,14 @@ func TestGrey(t *testing.T) {
 					t.Fatalf("%s %v: pixel %d is %d, want %d", kind, size, i, v, want.Pix[4*i])
 				}
 			}
-			for _, at := range []int{0, size.X * size.Y / 2, size.X*size.Y - 1} {
+			places := []int{0, size.X * size.Y / 2, size.X*size.Y - 1}
+			if size.X < 100 {
+				places = places[:0]
+				for at := range size.X * size.Y {
+					places = append(places, at)
+				}
+			}
+			for _, at := range places {
 				for channel := range 3 {
 					coloured := image.NewRGBA(want.Rect)
 					copy(coloured.Pix, want.Pix)
@@ -137,6 +149,15 @@ func TestGrey(t *testing.T) {
 					}
 					if !bytes.Equal(out.Bytes(), plain.Bytes()) {
 						t.Fatalf("%s %v: channel %d of pixel %d is lost", kind, size, channel, at)
+					}
+					out.Reset()
+					packed[3*at+channel] ^= 1
+					if err := grey.EncodeRGB(&out, packed, size.X, size.Y, 3*size.X); err != nil {
+						t.Fatal(err)
+					}
+					packed[3*at+channel] ^= 1
+					if !bytes.Equal(out.Bytes(), plain.Bytes()) {
+						t.Fatalf("%s %v: channel %d of pixel %d is lost without alpha", kind, size, channel, at)
 					}
 				}
 			}
@@ -266,6 +287,95 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestStreamIsZlibs compresses the rows again with zlib's writer: nothing may tell the two apart, neither
+// the start nor the sum at the end, which this package writes itself.
+func TestStreamIsZlibs(t *testing.T) {
+	var e pngenc.Encoder
+	for _, kind := range kinds {
+		for _, size := range []image.Point{{1, 1}, {10, 3}, {11, 3}, {640, 300}, {9000, 50}} {
+			var out bytes.Buffer
+			if err := e.Encode(&out, fill(kind, size.X, size.Y)); err != nil {
+				t.Fatal(err)
+			}
+			stream := pixels(t, out.Bytes())
+			r, err := zlib.NewReader(bytes.NewReader(stream))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatalf("%s %v: %v", kind, size, err)
+			}
+			var want bytes.Buffer
+			w, err := zlib.NewWriterLevel(&want, zlib.BestSpeed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for row := range slices.Chunk(rows, 1+3*size.X) {
+				if _, err := w.Write(row); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(stream, want.Bytes()) {
+				t.Errorf("%s %v: %d bytes differ from zlib's %d", kind, size, len(stream), want.Len())
+			}
+		}
+	}
+}
+
+// TestRowsThatRepeatAreNotFiltered has the bound between text and photographs: 30 % of the bytes looked at.
+func TestRowsThatRepeatAreNotFiltered(t *testing.T) {
+	for _, c := range []struct {
+		width, equal int
+		filtered     bool
+	}{
+		{1, 0, false}, {2, 0, true}, {2, 1, false}, // one byte is looked at
+		{18, 1, true}, {18, 2, false}, // four
+		{50, 2, true}, {50, 3, false}, // ten
+	} {
+		pix := make([]byte, 3*c.width)
+		for i := range pix {
+			pix[i] = byte(7 * i)
+		}
+		for i := range c.equal {
+			at := 3*c.width - 1 - (3*c.width-4)%16 - 16*i // from the right
+			pix[at] = pix[at-3]
+		}
+		var out bytes.Buffer
+		if err := new(pngenc.Encoder).EncodeRGB(&out, pix, c.width, 1, 3*c.width); err != nil {
+			t.Fatal(err)
+		}
+		r, err := zlib.NewReader(bytes.NewReader(pixels(t, out.Bytes())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filtered := row[0] != 0; filtered != c.filtered {
+			t.Errorf("%d pixels, %d equal to the one before: filter %d", c.width, c.equal, row[0])
+		}
+	}
+}
+
+// pixels is the content of a file's IDAT chunks.
+func pixels(t *testing.T, file []byte) []byte {
+	t.Helper()
+	var stream []byte
+	for rest := file[8:]; len(rest) >= 12; {
+		n := binary.BigEndian.Uint32(rest)
+		if string(rest[4:8]) == "IDAT" {
+			stream = append(stream, rest[8:8+n]...)
+		}
+		rest = rest[12+n:]
+	}
+	return stream
+}
+
 func TestHeader(t *testing.T) {
 	m := fill("text", 40, 30)
 	for _, dpi := range []int{0, 1, 36, 72, 96, 108, 150, 203, 299, 600} {
@@ -340,17 +450,23 @@ func FuzzEncodeRGB(f *testing.F) {
 func BenchmarkEncode(b *testing.B) {
 	for _, kind := range kinds {
 		m := fill(kind, 1240, 1754)
-		b.Run(kind, func(b *testing.B) {
-			var e pngenc.Encoder
-			var out bytes.Buffer
-			b.SetBytes(int64(len(m.Pix)))
-			for b.Loop() {
-				out.Reset()
-				if err := e.Encode(&out, m); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(out.Len())/1024, "KiB")
-		})
+		b.Run(kind, func(b *testing.B) { encode(b, new(pngenc.Encoder), m) })
 	}
+	grey := fill("text", 1240, 1754)
+	for i := 0; i < len(grey.Pix); i += 4 {
+		grey.Pix[i+1], grey.Pix[i+2] = grey.Pix[i], grey.Pix[i]
+	}
+	b.Run("grey", func(b *testing.B) { encode(b, &pngenc.Encoder{Grey: true}, grey) })
+}
+
+func encode(b *testing.B, e *pngenc.Encoder, m *image.RGBA) {
+	var out bytes.Buffer
+	b.SetBytes(int64(len(m.Pix)))
+	for b.Loop() {
+		out.Reset()
+		if err := e.Encode(&out, m); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(out.Len())/1024, "KiB")
 }
