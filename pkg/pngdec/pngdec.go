@@ -7,6 +7,7 @@
 package pngdec
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -16,9 +17,12 @@ import (
 	"image/draw"
 	"image/png"
 	"io"
+	"math/bits"
 	"sync"
 
-	"github.com/klauspost/compress/zlib"
+	"github.com/klauspost/compress/flate"
+
+	"leafcutter/pkg/internal/adler"
 )
 
 // ErrTooLarge is the error of a picture with more pixels than the decoder takes. Test with errors.Is.
@@ -50,10 +54,11 @@ func New(maxPixels int) *Decoder { return &Decoder{maxPixels: maxPixels} }
 
 // state is what one decoding needs beside the pixels.
 type state struct {
-	inflate io.ReadCloser // also a zlib.Resetter
-	source  bytes.Reader
-	joined  []byte // the IDAT chunks of a file that has several
-	row     []byte
+	source   bytes.Reader
+	buffered *bufio.Reader // over source; the inflater has a faster loop for it than for any other reader
+	inflate  io.ReadCloser // also a flate.Resetter
+	joined   []byte        // the IDAT chunks of a file that has several
+	row      []byte
 }
 
 // Release gives the image's memory back for another picture. The image must not be used afterwards; not calling it is
@@ -208,28 +213,39 @@ func (d *Decoder) image(h header) *Image {
 	return m
 }
 
-// inflateAll fills out, which must be all that there is.
+// inflateAll fills out, which must be all that there is. The stream is zlib's (RFC 1950, section 2.2): two bytes, what
+// deflate made, and the sum over all pixels. The chunks' own sums do not make that one needless: chunks in the wrong
+// order keep theirs.
 func (s *state) inflateAll(out, compressed []byte) error {
-	s.source.Reset(compressed)
+	const deflate, window, dictionary = 8, 7, 0x20
+	if len(compressed) < 2 || compressed[0]&0x0f != deflate || compressed[0]>>4 > window || compressed[1]&dictionary != 0 ||
+		binary.BigEndian.Uint16(compressed)%31 != 0 {
+		return errors.New("broken PNG: its pixels are not a zlib stream")
+	}
+	s.source.Reset(compressed[2:])
 	if s.inflate == nil {
-		r, err := zlib.NewReader(&s.source)
-		if err != nil {
+		s.buffered = bufio.NewReaderSize(&s.source, 16<<10)
+		s.inflate = flate.NewReader(s.buffered)
+	} else {
+		s.buffered.Reset(&s.source)
+		if err := s.inflate.(flate.Resetter).Reset(s.buffered, nil); err != nil {
 			return fmt.Errorf("broken PNG: %w", err)
 		}
-		s.inflate = r
-	} else if err := s.inflate.(zlib.Resetter).Reset(&s.source, nil); err != nil {
-		return fmt.Errorf("broken PNG: %w", err)
 	}
 	if _, err := io.ReadFull(s.inflate, out); err != nil {
 		return fmt.Errorf("broken PNG: %w", err)
 	}
-	// The byte after the last is where the sum over all pixels is compared.
-	var more [1]byte
-	if n, err := s.inflate.Read(more[:]); n != 0 || err != io.EOF {
-		if n != 0 {
-			return errors.New("broken PNG: more pixels than its header says")
-		}
+	var sum [4]byte
+	if n, err := s.inflate.Read(sum[:1]); n != 0 {
+		return errors.New("broken PNG: more pixels than its header says")
+	} else if err != io.EOF {
 		return fmt.Errorf("broken PNG: %w", err)
+	}
+	if _, err := io.ReadFull(s.buffered, sum[:]); err != nil {
+		return fmt.Errorf("broken PNG: %w", err)
+	}
+	if adler.Update(1, out) != binary.BigEndian.Uint32(sum[:]) {
+		return errors.New("broken PNG: the sum over its pixels differs")
 	}
 	return nil
 }
@@ -261,13 +277,32 @@ func (s *state) greyInto(m *Image, compressed []byte) (bool, error) {
 		}
 	}
 	for y := range m.Height {
-		row, out := rows[y*size+1:(y+1)*size], m.Row(y)
-		for x, v := range row {
-			p := out[3*x : 3*x+3 : 3*x+3]
-			p[0], p[1], p[2] = v, v, v
-		}
+		spread(m.Row(y), rows[y*size+1:(y+1)*size])
 	}
 	return true, nil
+}
+
+// spread writes each byte of row three times. Most of a page is paper, where eight pixels of one shade are one word three
+// times. out may lie in the same memory if it ends no later than row: nothing is then written over before it was read.
+func spread(out, row []byte) {
+	for len(row) >= 8 {
+		if word := binary.LittleEndian.Uint64(row); word == bits.RotateLeft64(word, 8) {
+			binary.LittleEndian.PutUint64(out, word)
+			binary.LittleEndian.PutUint64(out[8:], word)
+			binary.LittleEndian.PutUint64(out[16:], word)
+		} else {
+			triple(out, row[:8])
+		}
+		out, row = out[24:], row[8:]
+	}
+	triple(out, row)
+}
+
+func triple(out, row []byte) {
+	for x, v := range row {
+		p := out[3*x : 3*x+3 : 3*x+3]
+		p[0], p[1], p[2] = v, v, v
+	}
 }
 
 func (s *state) inflateInto(m *Image, compressed []byte) error {

@@ -184,6 +184,75 @@ func refusesWhatIsBroken(t *testing.T, data []byte) {
 	}
 }
 
+// TestDecodeRefusesWhatItsChunksDoNotTell has files whose chunks all have the sum that they should have.
+func TestDecodeRefusesWhatItsChunksDoNotTell(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	// Noise is stored in blocks of 65535 bytes, each in a chunk of its own: 771 whole rows of this width.
+	m := image.NewRGBA(image.Rect(0, 0, 28, 4*771))
+	for i := range m.Pix {
+		m.Pix[i] = byte(random.Uint32()) | byte(i%4/3*255)
+	}
+	var ours bytes.Buffer
+	if err := pngenc.Encode(&ours, m); err != nil {
+		t.Fatal(err)
+	}
+	parts := idat(ours.Bytes())
+	if len(parts) < 4 || len(parts[1]) != len(parts[2]) {
+		t.Fatalf("%d chunks: none to change places", len(parts))
+	}
+	stream := bytes.Join(parts, nil)
+	end := len(stream) - 4
+	sum := bytes.Clone(stream)
+	sum[end] ^= 1
+	files := map[string][][]byte{
+		"another sum":      {sum},
+		"no sum":           {stream[:end]},
+		"half a sum":       {stream[:end+2]},
+		"no start":         {stream[2:]},
+		"one byte":         {stream[:1]},
+		"another method":   {[]byte{0x79, 0x18}, stream[2:]},
+		"a large window":   {[]byte{0x88, 0x1c}, stream[2:]},
+		"a dictionary":     {[]byte{0x78, 0x20}, stream[2:]},
+		"chunks exchanged": {parts[0], parts[2], parts[1], bytes.Join(parts[3:], nil)},
+		"a chunk lost":     {parts[0], parts[1], bytes.Join(parts[3:], nil)},
+	}
+	d := pngdec.New(1 << 20)
+	for name, parts := range files {
+		if _, err := d.Decode(withPixels(ours.Bytes(), parts)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		same, err := d.Decode(withPixels(ours.Bytes(), [][]byte{stream}))
+		if err != nil {
+			t.Fatalf("the pixels themselves, after %s: %v", name, err)
+		}
+		samePixels(t, ours.Bytes(), same)
+	}
+}
+
+// idat is what a file's IDAT chunks hold.
+func idat(file []byte) (parts [][]byte) {
+	for rest := file[8:]; len(rest) > 0; {
+		n := binary.BigEndian.Uint32(rest)
+		if string(rest[4:8]) == "IDAT" {
+			parts = append(parts, rest[8:8+n])
+		}
+		rest = rest[12+n:]
+	}
+	return parts
+}
+
+// withPixels is a file of our encoder's with other IDAT chunks.
+func withPixels(file []byte, parts [][]byte) []byte {
+	out := bytes.Clone(file[:bytes.Index(file, []byte("IDAT"))-4])
+	for _, part := range append(parts, nil) {
+		out = binary.BigEndian.AppendUint32(out, uint32(len(part)))
+		start := len(out)
+		out = append(append(out, "IDAT"...), part...)
+		out = binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(out[start:]))
+	}
+	return append(out, file[len(file)-12:]...)
+}
+
 func TestReleasedMemoryIsUsedAgain(t *testing.T) {
 	data := encoded(t, photograph(300, 400))
 	d := pngdec.New(1 << 20)
@@ -235,9 +304,10 @@ func BenchmarkDecode(b *testing.B) {
 	for _, m := range []struct {
 		name string
 		img  *image.RGBA
-	}{{"page", page(893, 1263)}, {"photograph", photograph(893, 1263)}} {
+		grey bool
+	}{{"page", page(893, 1263), false}, {"grey", page(893, 1263), true}, {"photograph", photograph(893, 1263), false}} {
 		var file bytes.Buffer
-		if err := pngenc.Encode(&file, m.img); err != nil {
+		if err := (&pngenc.Encoder{Grey: m.grey}).Encode(&file, m.img); err != nil {
 			b.Fatal(err)
 		}
 		b.Run(fmt.Sprintf("%s/ours", m.name), func(b *testing.B) {
