@@ -28,8 +28,9 @@ import (
 //
 // All changes come through this process, which has locked the folder.
 type attributes struct {
-	dir string
-	mu  sync.RWMutex // for writing while a file is written anew or removed: an append between reading and renaming would be lost
+	dir  string
+	mu   sync.RWMutex // for writing while a file is written anew or removed: an append between reading and renaming would be lost
+	last remembered
 }
 
 // maxGrown is the size in bytes from which a file is written anew with only what holds. Twenty puts of an object reach it.
@@ -63,7 +64,7 @@ func (a *attributes) folder(bucket, object string) string {
 
 // RetrieveAttribute gives the value of an attribute, or meta.ErrNoSuchKey.
 func (a *attributes) RetrieveAttribute(_ *os.File, bucket, object, attribute string) ([]byte, error) {
-	all, err := read(a.path(bucket, object))
+	all, err := a.values(a.path(bucket, object))
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (a *attributes) RetrieveAttribute(_ *os.File, bucket, object, attribute str
 	if !found {
 		return nil, meta.ErrNoSuchKey
 	}
-	return value, nil
+	return bytes.Clone(value), nil
 }
 
 // StoreAttribute sets an attribute.
@@ -82,7 +83,7 @@ func (a *attributes) StoreAttribute(_ *os.File, bucket, object, attribute string
 // DeleteAttribute removes an attribute, and gives meta.ErrNoSuchKey where there is none.
 func (a *attributes) DeleteAttribute(bucket, object, attribute string) error {
 	file := a.path(bucket, object)
-	all, err := read(file)
+	all, err := a.values(file)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func (a *attributes) DeleteAttribute(bucket, object, attribute string) error {
 
 // ListAttributes gives the names of an object's attributes.
 func (a *attributes) ListAttributes(bucket, object string) ([]string, error) {
-	all, err := read(a.path(bucket, object))
+	all, err := a.values(a.path(bucket, object))
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +117,7 @@ func (a *attributes) DeleteAttributes(bucket, object string) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.last.forgetAll()
 	if err := os.RemoveAll(a.folder(bucket, "")); err != nil {
 		return fmt.Errorf("remove attributes: %w", err)
 	}
@@ -126,6 +128,7 @@ func (a *attributes) DeleteAttributes(bucket, object string) error {
 func (a *attributes) RenameObject(bucket, oldObject, newObject string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer a.last.forgetAll()
 	if err := os.MkdirAll(filepath.Dir(a.path(bucket, newObject)), 0o700); err != nil {
 		return full(fmt.Errorf("rename attributes: %w", err))
 	}
@@ -150,6 +153,7 @@ func (a *attributes) add(file, line string) error {
 func (a *attributes) write(file, line string) (size int64, err error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
+	defer a.last.forget(file)
 	f, err := appending(file)
 	if errors.Is(err, fs.ErrNotExist) { // the first below this folder
 		if err = os.MkdirAll(filepath.Dir(file), 0o700); err == nil {
@@ -198,6 +202,7 @@ func (a *attributes) remove(bucket, object string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	file := a.path(bucket, object)
+	defer a.last.forget(file)
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove attributes: %w", err)
 	}
@@ -207,6 +212,19 @@ func (a *attributes) remove(bucket, object string) error {
 		}
 	}
 	return nil
+}
+
+// values gives what a file says, which the caller must not change.
+func (a *attributes) values(file string) (map[string][]byte, error) {
+	all, found, changes := a.last.of(file)
+	if found {
+		return all, nil
+	}
+	all, err := read(file)
+	if err == nil {
+		a.last.keep(file, all, changes)
+	}
+	return all, err
 }
 
 // read gives what a file says; that of an absent one is empty.
