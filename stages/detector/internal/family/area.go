@@ -36,7 +36,7 @@ const weightBits = 16
 // first falls behind the last before it by one pixel at most.
 type span struct {
 	first, last       int32
-	head, whole, tail uint32 // weight of first, of those between, of last
+	head, whole, tail uint32 // weight of first, of those between, of last; where first is last, head is all
 }
 
 // spans divides n source pixels evenly among m result pixels.
@@ -219,12 +219,9 @@ func unpack(lanes []uint32, sums []uint64) {
 func narrow(dst []float32, lanes []uint32, across []span, channels int) {
 	for x, t := range across[:len(dst)] {
 		i, last := channels*int(t.first), channels*int(t.last)
-		sum := int64(lanes[i]) * int64(t.head)
-		if i < last {
-			for i += channels; i < last; i += channels {
-				sum += int64(lanes[i]) * int64(t.whole)
-			}
-			sum += int64(lanes[i]) * int64(t.tail)
+		sum := int64(lanes[i])*int64(t.head) + int64(lanes[last])*int64(t.tail)
+		for i += channels; i < last; i += channels {
+			sum += int64(lanes[i]) * int64(t.whole)
 		}
 		dst[x] = float32(sum)
 	}
