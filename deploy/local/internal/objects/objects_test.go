@@ -151,6 +151,37 @@ func TestObjects(t *testing.T) {
 		}
 	})
 
+	t.Run("ETag", func(t *testing.T) {
+		tag := func(body string) string {
+			out, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: &o.Bucket, Key: aws.String("tagged"), Body: strings.NewReader(body)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return *out.ETag
+		}
+		first, other, again := tag("one body"), tag("another"), tag("one body")
+		if first == "" || first == other || first != again {
+			t.Errorf("ETags %s and %s of one body, %s of another", first, again, other)
+		}
+		_, err := c.GetObject(ctx, &s3.GetObjectInput{Bucket: &o.Bucket, Key: aws.String("tagged"), IfNoneMatch: &first})
+		wantCode(t, err, "NotModified")
+		_, err = c.GetObject(ctx, &s3.GetObjectInput{Bucket: &o.Bucket, Key: aws.String("tagged"), IfMatch: &other})
+		wantCode(t, err, "PreconditionFailed")
+		list, err := c.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &o.Bucket, Prefix: aws.String("tagged")})
+		if err != nil || len(list.Contents) != 1 || *list.Contents[0].ETag != first {
+			t.Errorf("lists %v (%v), want ETag %s", list.Contents, err, first)
+		}
+	})
+
+	t.Run("a damaged body is refused", func(t *testing.T) {
+		_, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: &o.Bucket, Key: aws.String("damaged"), Body: strings.NewReader("body"), ChecksumCRC32: aws.String("AAAAAA==")})
+		wantCode(t, err, "BadDigest")
+		_, err = c.PutObject(ctx, &s3.PutObjectInput{Bucket: &o.Bucket, Key: aws.String("damaged"), Body: strings.NewReader("body"), ContentMD5: aws.String("1B2M2Y8AsgTpgAmY7PhCfg==")})
+		wantCode(t, err, "BadDigest")
+		_, err = c.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &o.Bucket, Key: aws.String("damaged")})
+		wantCode(t, err, "NotFound")
+	})
+
 	t.Run("list", func(t *testing.T) {
 		want := make([]string, 25)
 		for i := range want {
