@@ -212,7 +212,7 @@ func TestModelThatTakesNoBatch(t *testing.T) {
 // A model that takes any number of pages and does the first alone, or for each what
 // the first has, is refused as well: boxes of the others would be lost, or false.
 func TestModelThatDoesTheFirstOfABatch(t *testing.T) {
-	node := func(op string, in []string, out string, attrs ...onnx.Float) *onnx.Node {
+	node := func(op string, in []string, out string, attrs ...onnx.Attribute) *onnx.Node {
 		return onnx.NewNode(op, op+" for "+out, in, []string{out}, attrs...)
 	}
 	begin := []*onnx.Node{

@@ -3,6 +3,7 @@ package onnx
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -17,7 +18,20 @@ const (
 	tensorLocation = 14
 
 	dataTypeFloat = 1
+	dataTypeInt64 = 7
 )
+
+// AddInts adds a constant, a list of integers.
+func (g *Graph) AddInts(name string, values ...int64) {
+	b := appendVarint(nil, tensorDims, uint64(len(values)))
+	b = appendVarint(b, tensorDataType, dataTypeInt64)
+	b = appendString(b, tensorName, name)
+	var raw []byte
+	for _, v := range values {
+		raw = binary.LittleEndian.AppendUint64(raw, uint64(v))
+	}
+	g.initializers = append(g.initializers, initializer{name: name, raw: appendMessage(b, tensorRaw, raw)})
+}
 
 // Constants are the float32 tensors of exactly one element that a graph knows
 // beforehand, by name, wherever they are kept: in an initializer or in a
@@ -40,8 +54,8 @@ func (g *Graph) Constants() map[string]float32 {
 					out[n.Outputs[0]] = v
 				}
 			case "value_float":
-				if a.hasFloat {
-					out[n.Outputs[0]] = a.float
+				if a.float != nil {
+					out[n.Outputs[0]] = *a.float
 				}
 			}
 		}
@@ -62,21 +76,9 @@ func scalar(tensor []byte) (float32, bool) {
 	for _, f := range all {
 		switch f.num {
 		case tensorDims:
-			dims := []uint64{f.number}
-			if f.typ == protowire.BytesType { // packed
-				dims = dims[:0]
-				for b := f.value; len(b) > 0; {
-					v, n := protowire.ConsumeVarint(b)
-					if n < 0 {
-						return 0, false
-					}
-					dims, b = append(dims, v), b[n:]
-				}
-			}
-			for _, d := range dims {
-				if d != 1 {
-					return 0, false
-				}
+			dims, err := f.varints()
+			if err != nil || slices.ContainsFunc(dims, func(d int64) bool { return d != 1 }) {
+				return 0, false
 			}
 		case tensorDataType:
 			isFloat = f.number == dataTypeFloat

@@ -7,16 +7,18 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Field numbers of ModelProto, GraphProto and ValueInfoProto.
+// Field numbers of ModelProto and OperatorSetIdProto, and of GraphProto.
 const (
 	modelGraph = 7
+	modelOpset = 8
+
+	opsetDomain  = 1
+	opsetVersion = 2
 
 	graphNode        = 1
 	graphInitializer = 5
 	graphInput       = 11
 	graphOutput      = 12
-
-	valueInfoName = 1
 )
 
 // maxDepth bounds subgraphs within subgraphs, so that a hostile file cannot
@@ -119,6 +121,32 @@ func parseGraph(b []byte, depth int) (*Graph, error) {
 		}
 	}
 	return g, nil
+}
+
+// Opset is the version of the default operator set, 0 where none is named.
+func (m *Model) Opset() int64 {
+	for _, f := range m.rest {
+		if f.num != modelOpset {
+			continue
+		}
+		all, err := fields(f.value)
+		if err != nil {
+			continue
+		}
+		domain, version := "", int64(0)
+		for _, f := range all {
+			switch f.num {
+			case opsetDomain:
+				domain = string(f.value)
+			case opsetVersion:
+				version = int64(f.number)
+			}
+		}
+		if domain == "" {
+			return version
+		}
+	}
+	return 0
 }
 
 // Encode writes the model, piece by piece, without a copy of its weights. A model

@@ -2,13 +2,12 @@ package onnx
 
 import (
 	"fmt"
-	"math"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Field numbers of NodeProto and AttributeProto, and the attribute types that
-// are written here.
+// Field numbers of NodeProto.
 const (
 	nodeInput     = 1
 	nodeOutput    = 2
@@ -16,15 +15,6 @@ const (
 	nodeOpType    = 4
 	nodeAttribute = 5
 	nodeDomain    = 7
-
-	attrName   = 1
-	attrFloat  = 2
-	attrTensor = 5
-	attrGraph  = 6
-	attrGraphs = 11
-	attrType   = 20
-
-	attrTypeFloat = 1
 )
 
 // Node is one operator of a graph.
@@ -39,22 +29,43 @@ type Node struct {
 	raw   []byte
 }
 
-type attribute struct {
-	name     string
-	float    float32
-	hasFloat bool
-	tensor   []byte
+// NewNode makes an operator of the default domain.
+func NewNode(opType, name string, inputs, outputs []string, attrs ...Attribute) *Node {
+	n := &Node{}
+	n.addNames(name, inputs, outputs)
+	n.OpType = opType
+	n.raw = appendString(n.raw, nodeOpType, opType)
+	n.addAttributes(attrs)
+	return n
 }
 
-// Float is a scalar attribute for NewNode.
-type Float struct {
-	Name  string
-	Value float32
+// As makes a node that does what n does, with these attributes, to other
+// values.
+func (n *Node) As(name string, inputs, outputs []string, attrs ...Attribute) *Node {
+	c := &Node{OpType: n.OpType, Domain: n.Domain, Captured: n.Captured}
+	c.addNames(name, inputs, outputs)
+	all, _ := fields(n.raw) // it has been read before, or written here
+	at := 0
+	for _, f := range all {
+		switch f.num {
+		case nodeInput, nodeOutput, nodeName:
+			continue
+		case nodeAttribute:
+			kept := n.attrs[at]
+			at++
+			if slices.ContainsFunc(attrs, func(a Attribute) bool { return a.attribute().name == kept.name }) {
+				continue
+			}
+			c.attrs = append(c.attrs, kept)
+		}
+		c.raw = append(c.raw, f.raw...)
+	}
+	c.addAttributes(attrs)
+	return c
 }
 
-// NewNode makes an operator of the default domain with float attributes.
-func NewNode(opType, name string, inputs, outputs []string, attrs ...Float) *Node {
-	n := &Node{Name: name, OpType: opType, Inputs: inputs, Outputs: outputs}
+func (n *Node) addNames(name string, inputs, outputs []string) {
+	n.Name, n.Inputs, n.Outputs = name, inputs, outputs
 	for _, s := range inputs {
 		n.raw = appendString(n.raw, nodeInput, s)
 	}
@@ -62,27 +73,13 @@ func NewNode(opType, name string, inputs, outputs []string, attrs ...Float) *Nod
 		n.raw = appendString(n.raw, nodeOutput, s)
 	}
 	n.raw = appendString(n.raw, nodeName, name)
-	n.raw = appendString(n.raw, nodeOpType, opType)
-	for _, a := range attrs {
-		n.attrs = append(n.attrs, attribute{name: a.Name, float: a.Value, hasFloat: true})
-		b := appendString(nil, attrName, a.Name)
-		b = protowire.AppendTag(b, attrFloat, protowire.Fixed32Type)
-		b = protowire.AppendFixed32(b, math.Float32bits(a.Value))
-		b = protowire.AppendTag(b, attrType, protowire.VarintType)
-		b = protowire.AppendVarint(b, attrTypeFloat)
-		n.raw = appendMessage(n.raw, nodeAttribute, b)
-	}
-	return n
 }
 
-// FloatAttr returns a float attribute.
-func (n *Node) FloatAttr(name string) (float32, bool) {
-	for _, a := range n.attrs {
-		if a.name == name && a.hasFloat {
-			return a.float, true
-		}
+func (n *Node) addAttributes(attrs []Attribute) {
+	for _, a := range attrs {
+		n.attrs = append(n.attrs, a.attribute())
+		n.raw = appendMessage(n.raw, nodeAttribute, a.attribute().encode())
 	}
-	return 0, false
 }
 
 func parseNode(b []byte, depth int) (*Node, error) {
@@ -119,49 +116,4 @@ func parseNode(b []byte, depth int) (*Node, error) {
 		}
 	}
 	return n, nil
-}
-
-// parseAttribute also returns every name that subgraphs in the attribute
-// refer to. Names that the subgraph defines itself are among them, which errs
-// on the side of leaving a graph alone.
-func parseAttribute(b []byte, depth int) (attribute, []string, error) {
-	all, err := fields(b)
-	if err != nil {
-		return attribute{}, nil, err
-	}
-	var a attribute
-	var captured []string
-	for _, f := range all {
-		switch f.num {
-		case attrName:
-			if err := f.wants(protowire.BytesType); err != nil {
-				return a, nil, err
-			}
-			a.name = string(f.value)
-		case attrFloat:
-			if err := f.wants(protowire.Fixed32Type); err != nil {
-				return a, nil, err
-			}
-			a.float, a.hasFloat = math.Float32frombits(uint32(f.number)), true
-		case attrTensor:
-			if err := f.wants(protowire.BytesType); err != nil {
-				return a, nil, err
-			}
-			a.tensor = f.value
-		case attrGraph, attrGraphs:
-			if err := f.wants(protowire.BytesType); err != nil {
-				return a, nil, err
-			}
-			g, err := parseGraph(f.value, depth+1)
-			if err != nil {
-				return a, nil, fmt.Errorf("subgraph: %w", err)
-			}
-			for _, n := range g.Nodes {
-				captured = append(captured, n.Inputs...)
-				captured = append(captured, n.Captured...)
-			}
-			captured = append(captured, g.outputs...)
-		}
-	}
-	return a, captured, nil
 }

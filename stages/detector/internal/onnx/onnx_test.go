@@ -115,6 +115,60 @@ func TestConstants(t *testing.T) {
 	}
 }
 
+// A node made after another one does the same, whatever that is, to other values.
+func TestAsAnother(t *testing.T) {
+	subgraph := tag(attrGraph, tag(graphNode, tag(nodeInput, []byte("seen within"))))
+	node := concat(tag(nodeInput, []byte("a")), tag(nodeOutput, []byte("b")), tag(nodeOpType, []byte("New")), tag(nodeDomain, []byte("somebody's")),
+		tag(nodeAttribute, concat(tag(attrName, []byte("pads")), varint(attrInts, 1), varint(attrInts, 2))),
+		tag(nodeAttribute, concat(tag(attrName, []byte("strides")), tag(attrInts, []byte{3, 4}))), // packed
+		tag(nodeAttribute, concat(tag(attrName, []byte("rule")), tag(attrString, []byte("SAME")))),
+		tag(nodeAttribute, concat(tag(attrName, []byte("body")), subgraph)), tag(99, []byte("new in a node")))
+	m, err := Parse(tag(modelGraph, tag(graphNode, node)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Graph.Nodes[0] = m.Graph.Nodes[0].As("other", []string{"x", "y"}, []string{"z"}, Ints{"pads", []int64{5, -6}}, Int{"group", 7})
+	again, err := Parse(encoded(t, m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []*Node{m.Graph.Nodes[0], again.Graph.Nodes[0]} {
+		if n.Name != "other" || n.OpType != "New" || n.Domain != "somebody's" || !slices.Equal(n.Inputs, []string{"x", "y"}) ||
+			!slices.Equal(n.Outputs, []string{"z"}) || !slices.Equal(n.Captured, []string{"seen within"}) {
+			t.Errorf("%+v", n)
+		}
+		if pads, strides := n.IntsAttr("pads"), n.IntsAttr("strides"); !slices.Equal(pads, []int64{5, -6}) || !slices.Equal(strides, []int64{3, 4}) ||
+			n.IntAttr("group", 1) != 7 || n.IntAttr("none", 1) != 1 || n.StringAttr("rule", "") != "SAME" || len(n.attrs) != 5 {
+			t.Errorf("pads %v, strides %v: %+v", pads, strides, n)
+		}
+		if !bytes.Contains(n.raw, []byte("new in a node")) {
+			t.Error("a field is lost")
+		}
+	}
+}
+
+func TestWhatIsFed(t *testing.T) {
+	dim := func(body []byte) []byte { return tag(shapeDim, body) }
+	shape := concat(dim(varint(dimValue, 1)), dim(tag(2, []byte("height"))), dim(nil), dim(varint(dimValue, 608)))
+	input := func(name string, more ...byte) []byte {
+		return tag(graphInput, concat(tag(valueInfoName, []byte(name)), more))
+	}
+	m, err := Parse(concat(tag(modelOpset, concat(tag(opsetDomain, []byte("somebody's")), varint(opsetVersion, 1))), tag(modelOpset, varint(opsetVersion, 13)),
+		tag(modelGraph, concat(input("image", tag(valueInfoType, tag(typeTensor, tag(typeTensorShape, shape)))...), input("sizes"), input("weights"),
+			tag(graphInitializer, tag(tensorName, []byte("weights")))))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fed := m.Graph.Fed(); !slices.Equal(fed, []string{"image", "sizes"}) || m.Opset() != 13 {
+		t.Errorf("fed are %v, operator set %d", fed, m.Opset())
+	}
+	for name, want := range map[string][]int64{"image": {1, 0, 0, 608}, "sizes": nil, "none": nil} {
+		if got := m.Graph.InputShape(name); !slices.Equal(got, want) {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestSubgraphsWithinSubgraphsEnd(t *testing.T) {
 	graph := tag(graphNode, tag(nodeOpType, []byte("Relu")))
 	for range 40 {
@@ -137,6 +191,10 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		m.Graph.Constants()
+		for _, name := range m.Graph.Fed() {
+			m.Graph.InputShape(name)
+		}
+		m.Opset()
 		out := encoded(t, m)
 		again, err := Parse(out)
 		if err != nil {

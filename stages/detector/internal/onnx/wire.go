@@ -65,6 +65,28 @@ func (f field) wants(typ protowire.Type) error {
 	return nil
 }
 
+// varints are the values of a repeated integer field, of which this is one
+// value or, packed, several.
+func (f field) varints() ([]int64, error) {
+	if f.typ != protowire.BytesType {
+		return []int64{int64(f.number)}, f.wants(protowire.VarintType)
+	}
+	var out []int64
+	for b := f.value; len(b) > 0; {
+		v, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return nil, fmt.Errorf("%w: field %d: %w", ErrMalformed, f.num, protowire.ParseError(n))
+		}
+		out, b = append(out, int64(v)), b[n:]
+	}
+	return out, nil
+}
+
+func appendVarint(b []byte, num protowire.Number, v uint64) []byte {
+	b = protowire.AppendTag(b, num, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
 func appendString(b []byte, num protowire.Number, s string) []byte {
 	b = protowire.AppendTag(b, num, protowire.BytesType)
 	return protowire.AppendString(b, s)
