@@ -160,7 +160,7 @@ func (l *loader) ahead(ctx context.Context) error {
 		l.log.Warn("prepared model not kept, it is made again when it is loaded", slog.Any("error", err))
 		return nil
 	}
-	l.log.Info("model prepared", slog.String("model", l.manifest.Name), slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
+	l.log.Info("model prepared", slog.String("model", l.manifest.Name), slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Int("strips", f.Rewritten.Strips), slog.Float64("difference", f.Difference))
 	return nil
 }
 
@@ -188,7 +188,7 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 			l.log.Warn("prepared model not kept, it will be made again at the next start", slog.Any("error", err))
 		}
 	}
-	l.log.Info("model prepared", slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Float64("difference", f.Difference))
+	l.log.Info("model prepared", slog.Int("hard_swish", f.Rewritten.HardSwish), slog.Int("strips", f.Rewritten.Strips), slog.Float64("difference", f.Difference))
 	l.log.Info("model loaded", slog.String("graph", kept), slog.Int("threads", threads))
 	return s, nil
 }

@@ -57,29 +57,6 @@ type pattern struct {
 	nodes []*onnx.Node
 }
 
-type search struct {
-	g         *onnx.Graph
-	producer  map[string]*onnx.Node
-	uses      map[string]int
-	constants map[string]float32
-}
-
-func newSearch(g *onnx.Graph) *search {
-	s := &search{g: g, producer: map[string]*onnx.Node{}, uses: map[string]int{}, constants: g.Constants()}
-	for _, n := range g.Nodes {
-		for _, o := range n.Outputs {
-			s.producer[o] = n
-		}
-		for _, i := range n.Inputs {
-			s.uses[i]++
-		}
-		for _, c := range n.Captured {
-			s.uses[c]++
-		}
-	}
-	return s
-}
-
 // divideLast matches (x · clip(x+3)) / 6.
 func (s *search) divideLast(last *onnx.Node) (pattern, bool) {
 	product, ok := s.sixth(last)
@@ -164,22 +141,3 @@ func (s *search) clips(n *onnx.Node, low, high float32) bool {
 	hi, okHi := n.FloatAttr("max")
 	return len(n.Inputs) == 1 && okLo && okHi && lo == low && hi == high
 }
-
-func (s *search) equals(name string, want float32) bool {
-	v, ok := s.constants[name]
-	return ok && v == want
-}
-
-// only returns the node of this type that makes a value, if the value has no
-// other purpose than its one use.
-func (s *search) only(value, opType string) (*onnx.Node, bool) {
-	n, ok := s.onlyAny(value)
-	return n, ok && is(n, opType)
-}
-
-func (s *search) onlyAny(value string) (*onnx.Node, bool) {
-	n := s.producer[value]
-	return n, n != nil && len(n.Outputs) == 1 && s.uses[value] == 1 && !s.g.IsOutput(value)
-}
-
-func is(n *onnx.Node, opType string) bool { return n.OpType == opType && n.Domain == "" }

@@ -13,7 +13,7 @@ import (
 
 // Version is raised with every change of what Apply produces, so that files
 // cached by an older program are made anew.
-const Version = 1
+const Version = 2
 
 // Report counts what was changed.
 type Report struct {
@@ -21,6 +21,9 @@ type Report struct {
 	// operators, became two that the runtime folds into the convolution
 	// before them.
 	HardSwish int `json:"hard_swish"`
+	// Strips is how many strips the first layers are computed in, 0 where
+	// they are computed at once.
+	Strips int `json:"strips"`
 	// Constants is how many unused constants were dropped.
 	Constants int `json:"constants"`
 	// Quantized says that weights are integers.
@@ -28,7 +31,7 @@ type Report struct {
 }
 
 // Pays says whether anything was changed that makes the graph faster.
-func (r Report) Pays() bool { return r.HardSwish > 0 }
+func (r Report) Pays() bool { return r.HardSwish > 0 || r.Strips > 0 }
 
 // Apply writes the rewritten model. Its inputs and outputs are those of the
 // original, of which no copy is made.
@@ -44,6 +47,9 @@ func Apply(model []byte, to io.Writer) (Report, error) {
 	}
 	for _, n := range m.Graph.Nodes {
 		r.Quantized = r.Quantized || n.OpType == "DequantizeLinear"
+	}
+	if !r.Quantized {
+		r.Strips = cutIntoStrips(m.Graph, m.Opset())
 	}
 	if err := m.Encode(to); err != nil {
 		return r, fmt.Errorf("rewrite: %w", err)

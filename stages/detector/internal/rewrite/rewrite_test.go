@@ -15,10 +15,17 @@ import (
 )
 
 // model writes ONNX by the numbers in onnx.proto3, independently of the reader.
-type model struct{ graph []byte }
+type model struct {
+	graph []byte
+	opset uint64
+}
 
 func text(b []byte, num protowire.Number, s string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), s)
+}
+
+func varint(b []byte, num protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
 }
 
 func (m *model) node(op string, out string, in ...string) *model {
@@ -74,8 +81,8 @@ func (m *model) bytes(outputs ...string) []byte {
 	for _, o := range outputs {
 		m.graph = text(m.graph, 12, string(text(nil, 1, o)))
 	}
-	b := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 8) // ir_version
-	return text(b, 7, string(m.graph))
+	b := varint(nil, 1, 8) // ir_version
+	return text(text(b, 7, string(m.graph)), 8, string(varint(nil, 2, m.opset)))
 }
 
 func (m *model) scalars() *model {
@@ -187,7 +194,7 @@ func TestTheDefaultModel(t *testing.T) {
 		t.Fatalf("%v: run make deps", err)
 	}
 	out, r, err := rewritten(b)
-	if err != nil || r.HardSwish != 94 {
+	if err != nil || r.HardSwish != 94 || r.Strips != strips {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	again, r, err := rewritten(out)
