@@ -41,7 +41,7 @@ func tunes(name string) bool {
 func (p *Pipeline) environment(suggested, fixed []string) []string {
 	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 		// Eight Go processes that each look for work on every processor take time from what they look for.
-		"GOMAXPROCS=" + strconv.Itoa(halfTheProcessors())}
+		"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.NumCPU()/2))}
 	env = append(append(env, suggested...), p.opts.Environ...)
 	// The relay reads JSON.
 	return append(append(env, "LEAFCUTTER_LOG_FORMAT=json"), fixed...)
@@ -76,17 +76,13 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	case "recorder":
 		fixed = append(fixed, "LEAFCUTTER_OTLP_ADDR="+strings.TrimPrefix(p.State.OTLP, "http://"))
 	case "detector":
-		// Half of a page's processor time is inference, and a second thread makes a page cost more of it: the other half
-		// of the processors is for the other stages and the servers.
-		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "LEAFCUTTER_INFERENCE_THREADS="+strconv.Itoa(halfTheProcessors()))
+		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model)
 	case "page-splitter":
 		// Pages are rendered in processes of their own, and one that takes long must not keep all others waiting.
 		suggested = append(suggested, "LEAFCUTTER_WORKERS="+strconv.Itoa(runtime.NumCPU()))
 	}
 	return p.environment(suggested, fixed)
 }
-
-func halfTheProcessors() int { return max(1, runtime.NumCPU()/2) }
 
 // kafka is how the stages reach the broker: with their prefixes, which topics and groups must agree on.
 func (p *Pipeline) kafka() (kafka.Config, error) {

@@ -36,8 +36,8 @@ type process struct {
 	pid    atomic.Int64
 }
 
-// yieldsBy is the niceness of children that yield. A page's longest step is its inference, which uses a part of the
-// processors; all other steps have the rest, and what of the detector's time they take the whole pipeline waits for.
+// yieldsBy is the niceness of children that yield. A page's longest step is its inference, and pages are inferred one
+// after another: what others take of its processors at that time all pages wait for.
 const yieldsBy = 5
 
 // stopGrace is how long a child may take to stop in order; it is above the stages' own grace time.
