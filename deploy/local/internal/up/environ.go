@@ -41,7 +41,7 @@ func tunes(name string) bool {
 func (p *Pipeline) environment(suggested, fixed []string) []string {
 	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 		// Eight Go processes that each look for work on every processor take time from what they look for.
-		"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.NumCPU()/2))}
+		"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.GOMAXPROCS(0)/2))}
 	env = append(append(env, suggested...), p.opts.Environ...)
 	// The relay reads JSON.
 	return append(append(env, "LEAFCUTTER_LOG_FORMAT=json"), fixed...)
@@ -76,10 +76,10 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	case "recorder":
 		fixed = append(fixed, "LEAFCUTTER_OTLP_ADDR="+strings.TrimPrefix(p.State.OTLP, "http://"))
 	case "detector":
-		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model)
+		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0))) // of which an inference may have all
 	case "page-splitter":
 		// Pages are rendered in processes of their own, and one that takes long must not keep all others waiting.
-		suggested = append(suggested, "LEAFCUTTER_WORKERS="+strconv.Itoa(runtime.NumCPU()))
+		suggested = append(suggested, "LEAFCUTTER_WORKERS="+strconv.Itoa(runtime.GOMAXPROCS(0)))
 	}
 	return p.environment(suggested, fixed)
 }

@@ -2,7 +2,9 @@ package up
 
 import (
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -103,5 +105,18 @@ func TestPipelineHasItsStagesPrefixes(t *testing.T) {
 	k, err := pipelineWith("LEAFCUTTER_TOPIC_PREFIX=a.", "LEAFCUTTER_GROUP_PREFIX=b.", "KAFKA_BROKERS=far:9092").kafka()
 	if err != nil || k.Topic("documents") != "a.documents" || k.Group("planner") != "b.planner" || !slices.Equal(k.Brokers, []string{"127.0.0.1:2"}) {
 		t.Errorf("%+v %v", k, err)
+	}
+}
+
+// An inference may use what all others have half of, and whoever runs the pipeline has the last word.
+func TestProcessorsAreShared(t *testing.T) {
+	all := runtime.GOMAXPROCS(0)
+	for name, want := range map[string]int{"detector": all, "annotator": max(1, all/2)} {
+		if got := last(pipelineWith().stageEnvironment(name), "GOMAXPROCS"); got != strconv.Itoa(want) {
+			t.Errorf("%s has GOMAXPROCS=%s, want %d", name, got, want)
+		}
+		if got := last(pipelineWith("GOMAXPROCS=7").stageEnvironment(name), "GOMAXPROCS"); got != "7" {
+			t.Errorf("%s has GOMAXPROCS=%s, the user said 7", name, got)
+		}
 	}
 }
