@@ -30,7 +30,7 @@ type Config struct {
 
 	Provider string `env:"LEAFCUTTER_INFERENCE_PROVIDER" desc:"ONNX Runtime's execution provider: cpu, cuda or openvino; empty for the one that the model's manifest names. The last two need an ONNX Runtime that was built with them"`
 
-	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was first loaded here"`
+	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was prepared, at its first start here; it is measured again once its folder in LEAFCUTTER_CACHE_DIR is gone"`
 	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
 	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred; that many batches of a model with dynamic_batching"`
 

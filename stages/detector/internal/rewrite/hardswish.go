@@ -31,7 +31,7 @@ func fuseHardSwish(g *onnx.Graph) int {
 		}
 		out := last.Outputs[0]
 		gate := out + "/hard_sigmoid"
-		replaced[last] = onnx.NewNode("HardSigmoid", last.Name+"/hard_sigmoid", []string{p.x}, []string{gate},
+		replaced[last] = onnx.NewNode("HardSigmoid", gate, []string{p.x}, []string{gate},
 			onnx.Float{Name: "alpha", Value: 1.0 / 6}, onnx.Float{Name: "beta", Value: 0.5})
 	}
 	nodes := make([]*onnx.Node, 0, len(g.Nodes))
@@ -39,7 +39,7 @@ func fuseHardSwish(g *onnx.Graph) int {
 		if first, ok := replaced[n]; ok {
 			// Where the last node of the pattern stood, x and all
 			// it depends on have been computed.
-			nodes = append(nodes, first, onnx.NewNode("Mul", n.Name+"/hard_swish",
+			nodes = append(nodes, first, onnx.NewNode("Mul", n.Outputs[0]+"/hard_swish",
 				[]string{first.Inputs[0], first.Outputs[0]}, n.Outputs))
 			continue
 		}

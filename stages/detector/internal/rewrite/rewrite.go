@@ -1,7 +1,7 @@
 // Package rewrite changes a model's graph into one that computes the same and
 // runs faster. The detector applies it when it loads a model for the first
 // time, compares the outputs of both graphs on a page, and keeps the result
-// only if they agree; see the package detector, file load.go.
+// only if they agree; see the package detector, file prepare.go.
 package rewrite
 
 import (
@@ -13,7 +13,7 @@ import (
 
 // Version is raised with every change of what Apply produces, so that files
 // cached by an older program are made anew.
-const Version = 2
+const Version = 3
 
 // Report counts what was changed.
 type Report struct {

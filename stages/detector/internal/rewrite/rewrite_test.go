@@ -16,8 +16,9 @@ import (
 
 // model writes ONNX by the numbers in onnx.proto3, independently of the reader.
 type model struct {
-	graph []byte
-	opset uint64
+	graph   []byte
+	opset   uint64
+	unnamed bool // nodes have no names, which may be
 }
 
 func text(b []byte, num protowire.Number, s string) []byte {
@@ -37,7 +38,10 @@ func (m *model) nodeWith(attributes []byte, op string, out string, in ...string)
 	for _, i := range in {
 		n = text(n, 1, i)
 	}
-	n = text(text(text(n, 2, out), 3, "node of "+out), 4, op)
+	n = text(text(n, 2, out), 4, op)
+	if !m.unnamed {
+		n = text(n, 3, "node of "+out)
+	}
 	m.graph = text(m.graph, 1, string(append(n, attributes...)))
 	return m
 }
@@ -105,7 +109,26 @@ func apply(t *testing.T, b []byte) ([]*onnx.Node, Report) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	before, err := onnx.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, given := names(m), names(before)
+	for name, n := range all {
+		if name != "" && n > max(1, given[name]) {
+			t.Errorf("%d nodes have the name %q: the runtime refuses that", n, name)
+		}
+	}
 	return m.Graph.Nodes, r
+}
+
+// names counts the nodes of each name.
+func names(m *onnx.Model) map[string]int {
+	n := map[string]int{}
+	for _, node := range m.Graph.Nodes {
+		n[node.Name]++
+	}
+	return n
 }
 
 func TestFusesHardSwish(t *testing.T) {
@@ -179,6 +202,19 @@ func TestLeavesAlone(t *testing.T) {
 	}
 }
 
+// Many models' nodes have no names, and those that take their place must not share one.
+func TestNamesDiffer(t *testing.T) {
+	m := &model{unnamed: true}
+	m.scalars()
+	for _, p := range []string{"a", "b"} {
+		m.node("Conv", p+"x", "in").node("Add", p+"a", p+"x", "three").node("Clip", p+"c", p+"a", "zero", "six").
+			node("Mul", p+"m", p+"x", p+"c").node("Div", p+"y", p+"m", "six")
+	}
+	if _, r := apply(t, m.bytes("ay", "by")); r.HardSwish != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestDropsConstantsThatNothingUses(t *testing.T) {
 	b := new(model).scalars().initial("in use", 1).node("Conv", "x", "in", "in use").node("Add", "a", "x", "three").
 		node("Clip", "c", "a", "zero", "six").node("Mul", "m", "x", "c").node("Div", "y", "m", "six").bytes("y")
@@ -221,6 +257,8 @@ func FuzzApply(f *testing.F) {
 	f.Add(new(model).scalars().node("Conv", "x", "in").node("Add", "a", "x", "three").
 		node("Clip", "c", "a", "zero", "six").node("Mul", "m", "x", "c").node("Div", "y", "m", "six").bytes("y"))
 	f.Add(new(model).scalars().bytes("three"))
+	m, last := modern().image("image", 1, 3, 400, 100).layers(conv{channels: 3, kernel: 5, stride: 4, eachChannel: true, activation: "swish"})
+	f.Add(m.bytes(last)) // which is cut into strips
 	f.Fuzz(func(t *testing.T, b []byte) {
 		out, _, err := rewritten(b)
 		if err != nil {

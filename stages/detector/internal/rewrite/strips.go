@@ -64,7 +64,7 @@ func cutIntoStrips(g *onnx.Graph, opset int64) int {
 		}
 		parts = append(parts, value)
 	}
-	end := last.node.Name + "/strips"
+	end := last.out + "/strips"
 	nodes = append(nodes, onnx.NewNode("Concat", end, parts, []string{last.out}, onnx.Int{Name: "axis", Value: 2}))
 
 	gone := make(map[*onnx.Node]bool)
@@ -192,7 +192,7 @@ func light(layers []layer) bool {
 }
 
 // inStrip is the layer for one strip of its input: value, a part of in.
-func (l layer) inStrip(value, suffix string, pads pads) []*onnx.Node {
+func (l layer) inStrip(value, suffix string, pad padding) []*onnx.Node {
 	of := func(n *onnx.Node, attrs ...onnx.Attribute) *onnx.Node {
 		inputs := slices.Clone(n.Inputs)
 		for i, in := range inputs {
@@ -203,14 +203,15 @@ func (l layer) inStrip(value, suffix string, pads pads) []*onnx.Node {
 				inputs[i] += suffix
 			}
 		}
-		return n.As(n.Name+suffix, inputs, []string{n.Outputs[0] + suffix}, attrs...)
+		out := n.Outputs[0] + suffix // its name too: names must differ, and many models' nodes have none
+		return n.As(out, inputs, []string{out}, attrs...)
 	}
 	switch {
 	case l.gate != nil:
 		return []*onnx.Node{of(l.gate), of(l.node)}
 	case l.slides:
 		all := slices.Clone(l.node.IntsAttr("pads", 0, 0, 0, 0))
-		all[0], all[2] = pads.above, pads.below
+		all[0], all[2] = pad.above, pad.below
 		return []*onnx.Node{of(l.node, onnx.Ints{Name: "pads", Values: all})}
 	}
 	return []*onnx.Node{of(l.node)}
@@ -220,10 +221,10 @@ func (l layer) inStrip(value, suffix string, pads pads) []*onnx.Node {
 // this padding.
 type strip struct {
 	from, to int64
-	pads     []pads
+	pads     []padding
 }
 
-type pads struct{ above, below int64 }
+type padding struct{ above, below int64 }
 
 // cut divides the rows of the last layer's result and finds what each part is
 // made of, from the last layer back to the input of so many rows. It refuses
@@ -236,7 +237,7 @@ func cut(layers []layer, rows int64) ([]strip, bool) {
 	all := make([]strip, strips)
 	height := layers[len(layers)-1].rows
 	for i := range all {
-		s := strip{from: height * int64(i) / strips, to: height * int64(i+1) / strips, pads: make([]pads, len(layers))}
+		s := strip{from: height * int64(i) / strips, to: height * int64(i+1) / strips, pads: make([]padding, len(layers))}
 		for j, l := range slices.Backward(layers) {
 			if s.to <= s.from {
 				return nil, false
@@ -247,7 +248,7 @@ func cut(layers []layer, rows int64) ([]strip, bool) {
 				read = layers[j-1].rows
 			}
 			from, to := s.from*l.stride-l.above, (s.to-1)*l.stride-l.above+l.kernel
-			s.pads[j] = pads{max(0, -from), max(0, to-read)}
+			s.pads[j] = padding{max(0, -from), max(0, to-read)}
 			s.from, s.to = max(0, from), min(read, to)
 		}
 		all[i] = s

@@ -205,6 +205,9 @@ func TestStripsGiveTheSame(t *testing.T) {
 			{channels: 16, kernel: 1, stride: 1, activation: "LeakyRelu"},
 			{channels: 16, kernel: 3, stride: 2, above: 1, below: 1, eachChannel: true}, {kernel: 3, stride: 2, above: 1, below: 1},
 		}, 3},
+		"nodes without names": {400, []conv{
+			{channels: 16, kernel: 3, stride: 2, above: 1, below: 1, normalised: true, activation: "hard-swish"}, halves(3, 1, 1), halves(5, 2, 2),
+		}, 3},
 		"ends at a value that is used twice": {300, []conv{
 			{channels: 16, kernel: 3, stride: 2, above: 1, below: 1}, {channels: 16, kernel: 3, stride: 2, above: 1, below: 1, eachChannel: true, shared: true},
 			halves(3, 1, 1),
@@ -215,6 +218,7 @@ func TestStripsGiveTheSame(t *testing.T) {
 			if name == "rows left over, and none padded" {
 				m.opset = 14 // of HardSwish
 			}
+			m.unnamed = name == "nodes without names"
 			m, last := m.image("image", 1, 3, c.height, 100).layers(c.layers...)
 			names := []string{last}
 			for i, l := range c.layers {
@@ -275,6 +279,9 @@ func TestIsNotCut(t *testing.T) {
 		m, _ = m.layers(mobile()...)
 		return m
 	}
+	mostly, _ := modern().image("image", 1, 3, 400, 100).layers(
+		conv{channels: 4, kernel: 3, stride: 2, above: 1, below: 1}, conv{channels: 4, kernel: 3, stride: 1, above: 1, below: 1},
+		conv{channels: 4, kernel: 3, stride: 1, above: 1, below: 1}, conv{channels: 4, kernel: 3, stride: 2, above: 1, below: 1, eachChannel: true})
 	subgraph := text(nil, 1, string(text(text(text(nil, 1, "c0"), 2, "inner"), 4, "Identity")))
 	for name, b := range map[string][]byte{
 		"rows that vary":                 plain(modern().image("image", 1, 3, 0, 100)).bytes("c2.a"),
@@ -302,7 +309,13 @@ func TestIsNotCut(t *testing.T) {
 		"a use within a subgraph":        plain(modern().image("image", 1, 3, 400, 100)).nodeWith(text(nil, 5, string(text(text(nil, 1, "then_branch"), 6, string(subgraph)))), "If", "f", "condition").bytes("c2.a", "f"),
 		"weights that are integers":      plain(modern().image("image", 1, 3, 400, 100)).node("DequantizeLinear", "w", "q").bytes("c2.a"),
 		"a pooling that rounds up":       poolings(integer("ceil_mode", 1)).bytes("c1"),
-		"a normalisation that is learnt": learnt().bytes("c2"),
+		"a normalisation that is learnt": normalised(1).bytes("c2"),
+		"a pooling that says where":      poolings(text(nil, 2, "indices")).bytes("c1"),
+		"operators of somebody else's":   changed(func(c *conv) { c.attributes = text(nil, 7, "somebody") }).bytes("c2.a"),
+		"a gate of somebody else's":      byItself("y", "w").nodeWith(text(nil, 7, "somebody"), "Sigmoid", "g", "c0").node("Mul", "y", "c0", "g").bytes("c2"),
+		"gated by something else":        byItself("y", "w").node("Sigmoid", "g", "c0").node("Relu", "r", "g").node("Mul", "y", "c0", "data").bytes("c2", "r"),
+		"a gate's bound":                 byItself("y", "w").node("Clip", "g", "data", "c0").node("Mul", "y", "c0", "g").bytes("c2"),
+		"mostly all channels in each":    mostly.bytes("c3"),
 		"a graph that goes round":        modern().image("image", 1, 3, 400, 100).node("Relu", "a", "image").node("Relu", "a", "a").bytes("b"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -317,8 +330,16 @@ func TestIsNotCut(t *testing.T) {
 		})
 	}
 	// None of these is left alone for another reason.
-	if _, r := apply(t, plain(modern().image("image", 1, 3, 400, 100)).bytes("c2.a")); r.Strips != strips {
-		t.Errorf("the graph that they all are like: %+v", r)
+	for name, b := range map[string][]byte{
+		"layers":          plain(modern().image("image", 1, 3, 400, 100)).bytes("c2.a"),
+		"poolings":        poolings(nil).bytes("c1"),
+		"a normalisation": normalised(0).bytes("c2"),
+		"by itself":       byItself("c0", "w").bytes("c2"),
+		"gated":           byItself("y", "w").node("Sigmoid", "g", "c0").node("Mul", "y", "c0", "g").bytes("c2"),
+	} {
+		if _, r := apply(t, b); r.Strips != strips {
+			t.Errorf("%s, as they all are but for one thing: %+v", name, r)
+		}
 	}
 }
 
@@ -329,9 +350,9 @@ func poolings(attributes []byte) *model {
 	return m
 }
 
-func learnt() *model {
+func normalised(learning uint64) *model {
 	m := byItself("n", "w")
-	return m.nodeWith(integer("training_mode", 1), "BatchNormalization", "n", "c0", "c0.b", "c0.b", "c0.b", "c0.b")
+	return m.nodeWith(integer("training_mode", learning), "BatchNormalization", "n", "c0", "c0.b", "c0.b", "c0.b", "c0.b")
 }
 
 // byItself ends with a convolution of one value with another.
