@@ -154,15 +154,9 @@ func isOpen(path string) bool {
 	return slices.Contains(open, path) || strings.HasPrefix(path, "/assets/")
 }
 
-// isBrowser reports whether a person in a browser asks, rather than a program.
-func isBrowser(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html")
-}
-
-// wantsPage reports whether a browser asks for a web page that there may be.
+// wantsPage reports whether a person in a browser asks for a web page, rather than a program for the API's.
 func wantsPage(r *http.Request) bool {
-	return isBrowser(r) &&
-		(r.URL.Path == "/" || r.URL.Path == "/dead-letters" || strings.HasPrefix(r.URL.Path, "/documents/"))
+	return r.Method == http.MethodGet && strings.Contains(r.Header.Get("Accept"), "text/html") && !strings.HasPrefix(r.URL.Path, "/v1/")
 }
 
 // rates holds a token bucket for each caller, and forgets those that are full again.

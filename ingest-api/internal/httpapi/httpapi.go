@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -124,7 +123,7 @@ func (a *API) Engine() *gin.Engine { return a.engine }
 func (a *API) ShowAbsent(show func(c *gin.Context, err error)) {
 	a.engine.NoRoute(func(c *gin.Context) {
 		nothing := problem.New(problem.NotFound, "There is nothing at %.200q", c.Request.URL.Path)
-		if isBrowser(c.Request) && !strings.HasPrefix(c.Request.URL.Path, "/v1/") {
+		if wantsPage(c.Request) {
 			show(c, nothing)
 		} else {
 			refuse(c, nothing)

@@ -175,7 +175,7 @@ func appending(file string) (*os.File, error) {
 	return os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 }
 
-// shorten writes a file anew.
+// shorten writes a file anew. It says what it said, so that what is remembered of it holds.
 func (a *attributes) shorten(file string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -160,7 +160,7 @@ func TestObjects(t *testing.T) {
 			return *out.ETag
 		}
 		first, other, again := tag("one body"), tag("another"), tag("one body")
-		if first == "" || first == other || first != again {
+		if !strings.HasPrefix(first, `"CRC`) || first == other || first != again {
 			t.Errorf("ETags %s and %s of one body, %s of another", first, again, other)
 		}
 		_, err := c.GetObject(ctx, &s3.GetObjectInput{Bucket: &o.Bucket, Key: aws.String("tagged"), IfNoneMatch: &first})

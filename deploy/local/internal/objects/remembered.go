@@ -13,7 +13,7 @@ type remembered struct {
 	changes uint64
 }
 
-// maxRemembered is how many files are remembered at most: those of an object have some 300 bytes, at most maxGrown.
+// maxRemembered is how many files are remembered at most: those of an object have some 300 bytes.
 const maxRemembered = 1024
 
 // of gives what is remembered of a file, or says after how many changes it was not.

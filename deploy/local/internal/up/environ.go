@@ -41,7 +41,7 @@ func tunes(name string) bool {
 func (p *Pipeline) environment(suggested, fixed []string) []string {
 	env := []string{"HOME=" + os.Getenv("HOME"), "PATH=" + os.Getenv("PATH"), "TMPDIR=" + os.TempDir(),
 		// Eight Go processes that each look for work on every processor take time from what they look for.
-		"GOMAXPROCS=" + strconv.Itoa(max(1, runtime.GOMAXPROCS(0)/2))}
+		"GOMAXPROCS=" + strconv.Itoa((runtime.GOMAXPROCS(0)+1)/2)}
 	env = append(append(env, suggested...), p.opts.Environ...)
 	// The relay reads JSON.
 	return append(append(env, "LEAFCUTTER_LOG_FORMAT=json"), fixed...)

@@ -111,7 +111,7 @@ func TestPipelineHasItsStagesPrefixes(t *testing.T) {
 // An inference may use what all others have half of, and whoever runs the pipeline has the last word.
 func TestProcessorsAreShared(t *testing.T) {
 	all := runtime.GOMAXPROCS(0)
-	for name, want := range map[string]int{"detector": all, "annotator": max(1, all/2)} {
+	for name, want := range map[string]int{"detector": all, "annotator": (all + 1) / 2} {
 		if got := last(pipelineWith().stageEnvironment(name), "GOMAXPROCS"); got != strconv.Itoa(want) {
 			t.Errorf("%s has GOMAXPROCS=%s, want %d", name, got, want)
 		}

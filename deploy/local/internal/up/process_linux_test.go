@@ -27,7 +27,8 @@ func TestChildrenSleepCoarsely(t *testing.T) {
 // TestChildrenYieldAllTheirThreads looks at the niceness of a child and of what it starts.
 func TestChildrenYieldAllTheirThreads(t *testing.T) {
 	own := niceness(t, false)
-	if got := niceness(t, true); got != own+yieldsBy {
+	const most = 19 // there is no nicer
+	if got := niceness(t, true); got != min(most, own+yieldsBy) {
 		t.Errorf("a child that yields has niceness %d, another %d", got, own)
 	}
 	if got := niceness(t, false); got != own {
