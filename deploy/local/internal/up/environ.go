@@ -76,7 +76,10 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	case "recorder":
 		fixed = append(fixed, "LEAFCUTTER_OTLP_ADDR="+strings.TrimPrefix(p.State.OTLP, "http://"))
 	case "detector":
-		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "GOMAXPROCS="+strconv.Itoa(runtime.GOMAXPROCS(0))) // of which an inference may have all
+		// Pages are inferred one after another, and the others leave of the processors what an inference can use: with one
+		// thread it is what all wait for. Measured at a first start, when everything starts, it might come out as one.
+		all := runtime.GOMAXPROCS(0)
+		suggested = append(suggested, "LEAFCUTTER_MODEL="+p.State.Model, "GOMAXPROCS="+strconv.Itoa(all), "LEAFCUTTER_INFERENCE_THREADS="+strconv.Itoa(min(all, 4)))
 	case "page-splitter":
 		// Pages are rendered in processes of their own, and one that takes long must not keep all others waiting.
 		suggested = append(suggested, "LEAFCUTTER_WORKERS="+strconv.Itoa(runtime.GOMAXPROCS(0)))

@@ -29,16 +29,10 @@ type process struct {
 	say  io.Writer
 	log  *slog.Logger
 
-	yields bool // a processor to children that do not, where there are too few; on Linux
-
 	ends   ends // Serve's alone, which suture runs once at a time
 	starts atomic.Int64
 	pid    atomic.Int64
 }
-
-// yieldsBy is the niceness of children that yield. A page's longest step is its inference, and pages are inferred one
-// after another: what others take of its processors at that time all pages wait for.
-const yieldsBy = 5
 
 // stopGrace is how long a child may take to stop in order; it is above the stages' own grace time.
 const stopGrace = 35 * time.Second
@@ -54,7 +48,7 @@ func (p *process) Serve(ctx context.Context) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 	cmd.SysProcAttr = childAttributes()
-	if err := start(cmd, p.yields); err != nil {
+	if err := start(cmd); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
 	if p.starts.Add(1) > 1 && p.ends.inRow < hopeless {

@@ -16,17 +16,21 @@ func childAttributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 
-// start starts cmd from a thread that lives as long as the process: Pdeathsig follows the thread that forked, and Go ends a
-// thread whenever a goroutine that is locked to it ends. A child that yields comes from a thread of its own, whose
-// niceness it inherits: set afterwards it would be that of a child's first thread alone.
-func start(cmd *exec.Cmd, yields bool) error {
-	from := &forking
-	if yields {
-		from = &yielding
-	}
-	from.once.Do(func() { go from.run() })
+// start starts cmd from one thread that lives as long as the process: Pdeathsig follows the thread that forked, and Go
+// ends a thread whenever a goroutine that is locked to it ends.
+func start(cmd *exec.Cmd) error {
+	forkOnce.Do(func() {
+		go func() {
+			runtime.LockOSThread()
+			// Without it nothing is lost but processor time.
+			_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack.Nanoseconds()), 0, 0, 0)
+			for f := range forks {
+				f.err <- f.cmd.Start()
+			}
+		}()
+	})
 	f := fork{cmd: cmd, err: make(chan error, 1)}
-	from.forks <- f
+	forks <- f
 	return <-f.err
 }
 
@@ -36,33 +40,13 @@ func start(cmd *exec.Cmd, yields bool) error {
 // answers from the network are not waited for by timers.
 const timerSlack = 2 * time.Millisecond
 
-// forker is a thread that forks.
-type forker struct {
-	niceness int
-	once     sync.Once
-	forks    chan fork
-}
-
 type fork struct {
 	cmd *exec.Cmd
 	err chan error
 }
 
-func (f *forker) run() {
-	runtime.LockOSThread()
-	// Without these nothing is lost but processor time.
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(timerSlack.Nanoseconds()), 0, 0, 0)
-	if own, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil && f.niceness > 0 {
-		const most = 20 // what the system call gives is 20 less the niceness
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, most-own+f.niceness)
-	}
-	for f := range f.forks {
-		f.err <- f.cmd.Start()
-	}
-}
-
-// The threads are the process's, not a pipeline's: two pipelines in one process share them.
+// The thread is the process's, not a pipeline's: two pipelines in one process share it.
 var (
-	forking  = forker{forks: make(chan fork)}
-	yielding = forker{niceness: yieldsBy, forks: make(chan fork)}
+	forkOnce sync.Once
+	forks    = make(chan fork)
 )

@@ -10,4 +10,4 @@ import (
 // childAttributes keep the terminal's Ctrl-C from the children: they are stopped in order.
 func childAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
-func start(cmd *exec.Cmd, _ bool) error { return cmd.Start() }
+func start(cmd *exec.Cmd) error { return cmd.Start() }

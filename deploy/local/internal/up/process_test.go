@@ -19,7 +19,7 @@ import (
 
 // TestMain: the thread that forks children is the process's and stays (process_linux.go).
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("leafcutter/deploy/local/internal/up.(*forker).run"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("leafcutter/deploy/local/internal/up.start.func1.1"))
 }
 
 // said is a log that can be read while it is written.

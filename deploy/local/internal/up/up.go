@@ -192,7 +192,7 @@ func (p *Pipeline) stageProcesses() []*process {
 // process is a child with its log.
 func (p *Pipeline) process(name, path string, args, env []string) *process {
 	return &process{name: name, path: path, args: args, env: env, dir: p.opts.Layout.Data,
-		logs: filepath.Join(p.opts.Layout.Data, "logs", name+".log"), say: &relay{name: name, log: p.log}, log: p.log, yields: name != "detector"}
+		logs: filepath.Join(p.opts.Layout.Data, "logs", name+".log"), say: &relay{name: name, log: p.log}, log: p.log}
 }
 
 func (p *Pipeline) awaitServers(ctx context.Context) error {
