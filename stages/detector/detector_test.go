@@ -103,9 +103,9 @@ func testConfig(t testing.TB) Config {
 	}
 }
 
-func open(t testing.TB, c Config) *Detector {
+func open(t testing.TB, c Config, options ...Option) *Detector {
 	t.Helper()
-	d, err := New(context.Background(), c, slog.New(slog.DiscardHandler))
+	d, err := New(context.Background(), c, slog.New(slog.DiscardHandler), options...)
 	if err != nil {
 		t.Fatal(err)
 	}

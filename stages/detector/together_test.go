@@ -39,16 +39,7 @@ func openBatched(t *testing.T, name string, options ...Option) *Detector {
 	c := families(t, name)
 	c.Model = name
 	give(t, c.ModelsDir, name, batched)
-	d, err := New(t.Context(), c, slog.New(slog.DiscardHandler), options...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
+	return open(t, c, options...)
 }
 
 // inOneBatch has pages inferred at once: there is no room for it until all wait, but
