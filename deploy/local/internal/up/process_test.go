@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -167,4 +169,26 @@ func TestPipelineRunsWhileItsDirectoryIsHeld(t *testing.T) {
 	}
 	cancel()
 	asking.Wait()
+}
+
+// TestYielding asks a child by how much nicer it is.
+func TestYielding(t *testing.T) {
+	ask := func(command ...string) int {
+		t.Helper()
+		cmd := exec.Command(command[0], command[1:]...)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(out)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const most = 19 // there is no nicer
+	own := ask("nice")
+	if got := ask(yielding("nice")...); got != min(own+niceness, most) {
+		t.Errorf("a child that yields has niceness %d, its parent %d", got, own)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -184,10 +185,27 @@ var stageNames = []string{"recorder", "annotator", "detector", "page-splitter", 
 func (p *Pipeline) stageProcesses() []*process {
 	var all []*process
 	for _, name := range stageNames {
-		all = append(all, p.process(name, filepath.Join(p.opts.Layout.Bin, name), nil, p.stageEnvironment(name)))
+		command := []string{filepath.Join(p.opts.Layout.Bin, name)}
+		if name == "annotator" {
+			command = yielding(command[0])
+		}
+		all = append(all, p.process(name, command[0], command[1:], p.stageEnvironment(name)))
 	}
 	return all
 }
+
+// yielding is a command line of path at a lower priority, where the machine has nice(1). Pages are inferred one after
+// another: what the annotator takes of the processors meanwhile all pages wait for, and what an inference leaves is
+// enough for it.
+func yielding(path string) []string {
+	nice, err := exec.LookPath("nice")
+	if err != nil {
+		return []string{path}
+	}
+	return []string{nice, "-n", strconv.Itoa(niceness), path}
+}
+
+const niceness = 10
 
 // process is a child with its log.
 func (p *Pipeline) process(name, path string, args, env []string) *process {
