@@ -136,11 +136,12 @@ func TestUpSubmitExit(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "short.pdf")
 	ok(t, os.WriteFile(file, corpus.Report(1, 1), 0o600))
-	out, code, err := p.CLI(ctx, nil, "up", "--ephemeral", "--any-port", "--api-port", "0", "--kafka-port", "0", "--s3-port", "0", "--clickhouse-port", "0", "--submit", file, "--exit")
-	ok(t, err)
+	cmd := exec.CommandContext(ctx, p.Binary("leafcutter"), "up", "--ephemeral", "--any-port", "--api-port", "0", "--kafka-port", "0", "--s3-port", "0", "--clickhouse-port", "0", "--submit", file, "--exit")
+	cmd.Env = append(os.Environ(), "CLICKHOUSE_USER=another-servers", "CLICKHOUSE_PASSWORD=x", "LEAFCUTTER_API=http://elsewhere")
+	out, err := cmd.CombinedOutput()
 	for _, want := range []string{"class", "boxes", "text", "/documents/", "short.pdf", "ClickHouse", "detector"} {
-		if code != 0 || !strings.Contains(out.String(), want) {
-			t.Fatalf("exit status %d, and nothing of %q in:\n%s", code, want, out)
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Fatalf("%v, and nothing of %q in:\n%s", err, want, out)
 		}
 	}
 }

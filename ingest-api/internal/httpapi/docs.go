@@ -105,7 +105,7 @@ func (a *API) describe() docsData {
 	doc := a.huma.OpenAPI()
 	data := docsData{Title: doc.Info.Title, Version: doc.Info.Version, Description: doc.Info.Description}
 	for path, item := range doc.Paths {
-		for method, op := range map[string]*huma.Operation{http.MethodGet: item.Get, http.MethodPost: item.Post} {
+		for method, op := range map[string]*huma.Operation{http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodDelete: item.Delete} {
 			if op != nil {
 				data.Operations = append(data.Operations, describeOperation(method, path, op))
 			}

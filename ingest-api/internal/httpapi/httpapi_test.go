@@ -93,6 +93,12 @@ func TestDocsPage(t *testing.T) {
 			t.Errorf("%s cannot be linked to", e.Code)
 		}
 	}
+	_, document := s.do(http.MethodGet, "/openapi.json", "")
+	for _, operation := range strings.Split(document, `"operationId":"`)[1:] {
+		if id, _, _ := strings.Cut(operation, `"`); !strings.Contains(page, `id="`+id+`"`) {
+			t.Errorf("operation %s is missing", id)
+		}
+	}
 	for _, want := range []string{"/v1/documents/{id}/pages/{page}/crops/{k}", "/api/create/", "min_score", "Idempotency-Key", "thresholds"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%s is missing", want)

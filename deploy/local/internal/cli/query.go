@@ -18,7 +18,7 @@ func (t *terminal) query() *cobra.Command {
 	var format string
 	c := &cobra.Command{
 		Use: "query SQL", Short: "ask a question in SQL", Args: cobra.MaximumNArgs(1),
-		Long: "Ask ClickHouse a question, from the argument or from standard input. docs/sql.md has twenty to begin with.",
+		Long: "Ask ClickHouse a question, from the argument or from standard input. docs/sql.md has some to begin with.",
 		Example: `  leafcutter query "SELECT class, count() FROM detections GROUP BY class"
   leafcutter query --format JSONEachRow "SELECT * FROM document_status" | jq .state`,
 		RunE: func(c *cobra.Command, args []string) error {

@@ -103,7 +103,9 @@ func (t *terminal) runUp(ctx context.Context, o upOptions) (err error) {
 		w := where{api: p.State.API, sql: p.State.SQL}
 		// Interrupted before the documents are done, up --exit has not done what it was asked for; a pipeline that was to
 		// go on is stopped in order.
-		if err := t.show(ctx, w, o.submit); err != nil {
+		own := *t
+		own.environ = up.Tuning(t.environ) // the pipeline's servers know no user of another's
+		if err := own.show(ctx, w, o.submit); err != nil {
 			if o.exit {
 				return err
 			}

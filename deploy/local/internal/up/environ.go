@@ -53,13 +53,13 @@ func (p *Pipeline) stageEnvironment(name string) []string {
 	suggested := []string{
 		"LEAFCUTTER_CACHE_DIR=" + filepath.Join(data, "cache", name),
 		"LEAFCUTTER_SPOOL_DIR=" + filepath.Join(data, "spool"),
-		"LEAFCUTTER_DEFAULT_MODEL=" + p.State.Model,
 		"LEAFCUTTER_ONNXRUNTIME_LIB=" + p.opts.Layout.ONNX,
 		"OTEL_TRACES_EXPORTER=otlp",
 		// A killed child's place in its group must be free within the time in which the child itself is back.
 		"KAFKA_SESSION_TIMEOUT=6s",
 	}
 	fixed := append(p.State.Env(),
+		"LEAFCUTTER_DEFAULT_MODEL="+p.State.Model,     // it is this variable's, where no flag names another
 		"LEAFCUTTER_MODELS_DIR="+p.opts.Layout.Models, // as given it may be relative
 		"LEAFCUTTER_ADMIN_ADDR=127.0.0.1:0",
 		"LEAFCUTTER_ADMIN_FILE="+adminFile(data, name),
