@@ -19,8 +19,8 @@ const (
 	// retrying is the pause while a model that is to be served is not: models
 	// come by volumes and copies that may be late.
 	retrying = 5 * time.Second
-	// retryingBroken is the pause after what ONNX Runtime does not accept, and
-	// longestRetrying what pauses grow to.
+	// retryingBroken is the pause after a manifest with faults and what ONNX
+	// Runtime does not accept, and longestRetrying what pauses grow to.
 	retryingBroken  = 10 * time.Minute
 	longestRetrying = time.Hour
 	// unused is how long a version stays loaded that no run is planned for any
@@ -120,31 +120,41 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		return
 	}
 	a, err := m.takeUp(ctx, s, name)
-	switch {
-	case ctx.Err() != nil:
-	case err == nil:
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
 		m.noted(s, now)
 		if a != nil {
 			tell(*a)
 		}
-	case first:
-		m.mu.Lock()
-		told := news(s.why, err)
-		s.why = err
-		m.mu.Unlock()
-		if told {
-			m.log.Error("model not loaded, looking again soon", slog.String("model", name), slog.Any("error", err))
-		}
-		if errors.Is(err, errNotLoaded) && aboutModel(err) {
-			if a := m.fallBack(ctx, s, name); a != nil {
-				tell(*a)
-			}
-		}
-	default:
-		m.log.Error("a model has changed and cannot be taken up; the one before is served on", slog.String("model", name), slog.Any("error", err))
+		return
 	}
-	if errors.Is(err, errNotLoaded) && ctx.Err() == nil {
+	m.failed(s, name, err)
+	if first && now != "" && aboutModel(err) {
+		if a := m.fallBack(ctx, s, name, err); a != nil {
+			tell(*a)
+		}
+	}
+	if errors.Is(err, errNotLoaded) || errors.Is(err, ErrModelInvalid) || errors.Is(err, ErrModelDigest) {
 		m.putOff(s, now, err)
+	}
+}
+
+// failed notes, and logs where it is news, why what the repository has now of a model
+// is not served.
+func (m *Models) failed(s *served, name string, why error) {
+	m.mu.Lock()
+	told := news(s.failure, why)
+	s.failure = why
+	what := "a model has changed and cannot be taken up; the one before is served on"
+	if s.current == nil {
+		s.why = why
+		what = "model not loaded, looking again soon"
+	}
+	m.mu.Unlock()
+	if told {
+		m.log.Error(what, slog.String("model", name), slog.Any("error", why))
 	}
 }
 
@@ -152,10 +162,10 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 // and does not work: a process that begins after a bad change does what those do
 // that had the version before. What is returned is to be told; nil where there is
 // none that works.
-func (m *Models) fallBack(ctx context.Context, s *served, name string) *schemas.ModelAnnounced {
-	_, broken, err := m.repository.Manifest(ctx, name)
-	if err != nil {
-		return nil
+func (m *Models) fallBack(ctx context.Context, s *served, name string, why error) *schemas.ModelAnnounced {
+	broken := ""
+	if errors.Is(why, errNotLoaded) { // else the same may lie here, whole
+		_, broken, _ = m.repository.Manifest(ctx, name) // with an error it is tried in vain
 	}
 	for i, f := range m.lately(ctx, name, broken) {
 		if i > fallBacks { // the broken one is among them
@@ -187,24 +197,28 @@ const fallBacks = 3
 func (m *Models) noted(s *served, seen string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.seen, s.tried, s.pause = seen, "", 0
+	s.seen, s.tried, s.pause, s.failure = seen, "", 0, nil
 }
 
-// putOff has what could not be loaded left alone for longer each time: a try
-// hashes, copies and prepares it, and sends those away that are served. What may
-// be the model's own fault is as good as known to be one, but where memory was
-// wanting it looks the same, and then nobody is to have to touch the manifest.
+// putOff has what does not work left alone for longer each time: a try hashes, fetches
+// and prepares it, and sends those away that are served. A manifest that has faults, or
+// a model that ONNX Runtime does not accept, is as good as known to be so for ever; but
+// where memory was wanting it looks the same, and then nobody is to have to touch the
+// manifest. Weights that are others may be half of those that are coming.
 func (m *Models) putOff(s *served, seen string, why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s.tried != seen {
 		s.pause = 0
 	}
-	least := retrying
-	if aboutModel(why) {
+	least, longest := retrying, longestRetrying
+	switch {
+	case errors.Is(why, ErrModelInvalid):
 		least = retryingBroken
+	case errors.Is(why, ErrModelDigest):
+		longest = retryingBroken
 	}
-	s.tried, s.pause = seen, min(max(2*s.pause, least), longestRetrying)
+	s.tried, s.pause = seen, min(max(2*s.pause, least), longest)
 	s.again = time.Now().Add(s.pause)
 }
 

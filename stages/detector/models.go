@@ -53,7 +53,8 @@ type served struct {
 	current  *version           // that runs are to be planned for; nil where none is served yet
 	said     *manifest.Manifest // as it was last told
 	seen     string             // what the repository's listing had when it was taken up
-	tried    string             // what it had when it could not be loaded
+	failure  error              // why what it has now is not served; nil where it is
+	tried    string             // what it had when that did not work
 	again    time.Time          // when that is to be tried again
 	pause    time.Duration      // between the last try and the next
 	versions map[string]*version

@@ -232,18 +232,21 @@ func TestModelChanges(t *testing.T) {
 	}
 }
 
+// brokenChanges are manifests that cannot be served, for each reason.
+var brokenChanges = map[string]func(m map[string]any){
+	"a class too many": func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") },
+	"no such field":    func(m map[string]any) { m["treshold"] = 0.5 },
+	"other weights":    func(m map[string]any) { m["sha256"] = strings.Repeat("0", 64) },
+	"no weights":       func(m map[string]any) { m["file"] = "gone.onnx" },
+}
+
 // A version that cannot be served changes nothing, and is not tried again until
 // it is another.
 func TestBrokenChange(t *testing.T) {
 	c := families(t, "yolo")
 	m := openModels(t, c)
 	first := m.digest("yolo")
-	for name, change := range map[string]func(m map[string]any){
-		"a class too many": func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") },
-		"no such field":    func(m map[string]any) { m["treshold"] = 0.5 },
-		"other weights":    func(m map[string]any) { m["sha256"] = strings.Repeat("0", 64) },
-		"no weights":       func(m map[string]any) { m["file"] = "gone.onnx" },
-	} {
+	for name, change := range brokenChanges {
 		m.log.Reset()
 		give(t, c.ModelsDir, "yolo", change)
 		m.look(t)
@@ -253,16 +256,14 @@ func TestBrokenChange(t *testing.T) {
 		if !strings.Contains(m.log.String(), "cannot be taken up") {
 			t.Errorf("%s: log %s", name, m.log)
 		}
+		m.log.Reset()
+		m.look(t)
+		if m.log.Len() != 0 {
+			t.Errorf("%s: said again: %s", name, m.log)
+		}
 		if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
 			t.Errorf("%s: %d boxes, %v", name, len(boxes), err)
 		}
-	}
-	give(t, c.ModelsDir, "yolo", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
-	m.look(t)
-	m.log.Reset()
-	m.look(t)
-	if m.log.Len() != 0 {
-		t.Errorf("tried again: %s", m.log)
 	}
 	give(t, c.ModelsDir, "yolo", floor(0.95))
 	m.look(t)
@@ -276,19 +277,47 @@ func TestBrokenChange(t *testing.T) {
 func TestBeginsWithABrokenChange(t *testing.T) {
 	c := families(t, "yolo")
 	first := openModels(t, c).digest("yolo")
-	give(t, c.ModelsDir, "yolo", func(m map[string]any) { m["classes"] = append(m["classes"].([]any), "stamp") })
+	for name, change := range brokenChanges {
+		give(t, c.ModelsDir, "yolo", change)
+		m := openModels(t, c)
+		if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first {
+			t.Fatalf("%s: ready %v, told %+v; %s", name, err, m.told, m.log)
+		}
+		if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+			t.Errorf("%s: %d boxes, %v", name, len(boxes), err)
+		}
+		m.look(t)
+		give(t, c.ModelsDir, "yolo", nil)
+		if m.look(t); m.digest("yolo") != first || m.Ready() != nil {
+			t.Errorf("%s: mended, and told %+v", name, m.told)
+		}
+	}
+}
+
+// What is put off is not even read again until its manifest is another.
+func TestWeightsOfAnotherDigestArePutOff(t *testing.T) {
+	c := families(t, "yolo")
 	m := openModels(t, c)
-	if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first {
-		t.Fatalf("ready %v, told %+v; %s", err, m.told, m.log)
+	first := m.digest("yolo")
+	weights := filepath.Join(c.ModelsDir, "yolo", "model.onnx")
+	good, err := os.ReadFile(weights)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
-		t.Errorf("%d boxes, %v", len(boxes), err)
-	}
-	m.look(t)
 	give(t, c.ModelsDir, "yolo", floor(0.95))
+	if err := os.WriteFile(weights, good[:len(good)/2], 0o600); err != nil { // it is being copied
+		t.Fatal(err)
+	}
 	m.look(t)
-	if len(m.told) != 2 || m.digest("yolo") == first {
-		t.Errorf("mended, and told %+v", m.told)
+	if err := os.WriteFile(weights, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if m.look(t); m.digest("yolo") != first {
+		t.Error("looked into again at once")
+	}
+	m.served["yolo"].again = time.Now()
+	if m.look(t); m.digest("yolo") == first {
+		t.Errorf("not taken up though it is whole: %s", m.log)
 	}
 }
 
