@@ -47,12 +47,14 @@ func killed(counts map[string]int) string {
 	return strings.Join(each, ", ")
 }
 
-// killAtRandom kills processes, one after another, and gives how long each took until it did its work again.
+// killAtRandom kills processes, one after another, and gives how long each took until it did its work again. Of one that is
+// killed again on its way there, the last kill counts.
 func killAtRandom(ctx context.Context, t *testing.T, p *pipeline.Pipeline, kills int) (recovery []time.Duration, counts map[string]int) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(*seed, 2))
 	targets := append(pipeline.Names(), renderer)
 	counts = map[string]int{}
+	last := map[string]time.Time{} // when a process was killed
 	var mu sync.Mutex
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -78,6 +80,9 @@ func killAtRandom(ctx context.Context, t *testing.T, p *pipeline.Pipeline, kills
 				continue // it has ended meanwhile
 			}
 			killed := time.Now()
+			mu.Lock()
+			last[name] = killed
+			mu.Unlock()
 			watching.Go(func() {
 				if err := p.AwaitChild(ctx, name, pid); err != nil {
 					t.Error(err)
@@ -89,6 +94,9 @@ func killAtRandom(ctx context.Context, t *testing.T, p *pipeline.Pipeline, kills
 				}
 				mu.Lock()
 				defer mu.Unlock()
+				if last[name] != killed {
+					return
+				}
 				took := time.Since(killed)
 				recovery = append(recovery, took)
 				t.Logf("%s %s killed, back at work after %.1f s", killed.UTC().Format(time.TimeOnly), name, took.Seconds())
