@@ -25,13 +25,13 @@ type Config struct {
 	Library   string   `env:"LEAFCUTTER_ONNXRUNTIME_LIB" desc:"ONNX Runtime's shared library; empty for the one in ../lib, seen from the binary"`
 	CacheDir  string   `env:"LEAFCUTTER_CACHE_DIR" desc:"folder that keeps prepared models from one start to the next; empty for leafcutter in the user's cache folder"`
 
-	Memory  config.Bytes  `env:"LEAFCUTTER_MODELS_MEMORY" envDefault:"512MiB" desc:"memory for loaded models, each counted as 64MiB and two and a half times its weights, and those with dynamic_batching as more; where it does not hold the next one, the one unused for longest is unloaded first; one model is loaded whatever its size"`
+	Memory  config.Bytes  `env:"LEAFCUTTER_MODELS_MEMORY" envDefault:"512MiB" desc:"memory for loaded models, each counted as 64MiB and two and a half times its weights, and as more with dynamic_batching or several LEAFCUTTER_INFERENCES; where it does not hold the next one, the one unused for longest is unloaded first; one model is loaded whatever its size"`
 	Refresh time.Duration `env:"LEAFCUTTER_MODELS_REFRESH" envDefault:"30s" desc:"how often LEAFCUTTER_MODELS_DIR is looked at for models that have changed; 0 for never"`
 
 	Provider string `env:"LEAFCUTTER_INFERENCE_PROVIDER" desc:"ONNX Runtime's execution provider: cpu, cuda or openvino; empty for the one that the model's manifest names. The last two need an ONNX Runtime that was built with them"`
 
-	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was prepared, at its first start here; it is measured again once its folder in LEAFCUTTER_CACHE_DIR is gone"`
-	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one"`
+	Threads int `env:"LEAFCUTTER_INFERENCE_THREADS" desc:"threads that one inference uses; 0: as many, up to one a processor, as made it a third faster for each doubling when the model was prepared, at its first start here with 0; it is measured again once its folder in LEAFCUTTER_CACHE_DIR is gone"`
+	Runs    int `env:"LEAFCUTTER_INFERENCES" desc:"inferences that go on at once; 0: one, for it is not measured: each takes the memory of its layers again"`
 	Pages   int `env:"LEAFCUTTER_INFERENCE_PAGES" desc:"pages read, inferred or decoded at once, about 8 MB each; 0: one more than inferences, so that a page is read while another is inferred; that many batches of a model with dynamic_batching"`
 
 	MaxPixels int          `env:"LEAFCUTTER_MAX_PAGE_PIXELS" envDefault:"40000000" desc:"pixels of a page image above which it is refused"`

@@ -86,7 +86,7 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 	}
 	if l.config.CacheDir != "" {
 		dir := preparedDir(l.config.CacheDir, source)
-		if f, ok := trusted(dir, source); ok {
+		if f, ok := l.prepared(dir); ok {
 			threads := l.threads(f)
 			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads)
 			if err == nil {
@@ -141,7 +141,7 @@ func (l *loader) ahead(ctx context.Context) error {
 	if source, err := manifest.FileDigest(l.weights); err != nil || source != l.manifest.SHA256 {
 		return nil
 	}
-	if _, ok := trusted(preparedDir(l.config.CacheDir, l.manifest.SHA256), l.manifest.SHA256); ok {
+	if _, ok := l.prepared(preparedDir(l.config.CacheDir, l.manifest.SHA256)); ok {
 		return nil
 	}
 	staged, kept, err := l.stage()
@@ -193,6 +193,14 @@ func (l *loader) better(ctx context.Context) (*session.Session, error) {
 	return s, nil
 }
 
+// prepared says whether a folder of the cache has what is to be loaded. One that was
+// made where the number of threads was given was not measured, and is made anew where it
+// is not.
+func (l *loader) prepared(dir string) (facts, bool) {
+	f, ok := trusted(dir, l.manifest.SHA256)
+	return f, ok && (l.config.Threads > 0 || len(f.Speeds) > 0)
+}
+
 // make prepares a model in an empty folder.
 func (l *loader) make(ctx context.Context, staged string) (f facts, err error) {
 	if l.child != "" {
@@ -213,7 +221,7 @@ func (l *loader) make(ctx context.Context, staged string) (f facts, err error) {
 // keep gives a folder with a prepared model its name in the cache.
 func (l *loader) keep(staged, kept string) error {
 	err := keep(staged, kept, func() bool {
-		_, ok := trusted(kept, l.manifest.SHA256)
+		_, ok := l.prepared(kept)
 		return ok
 	})
 	if err != nil {

@@ -136,7 +136,7 @@ func (t *modelTool) draftFlags(flags *flag.FlagSet) {
 
 // places are where the library and the models are, and what is kept.
 func (t *modelTool) places() (Config, error) {
-	return Config{Model: "any", ModelsDir: t.models, Library: t.library, CacheDir: os.Getenv("LEAFCUTTER_CACHE_DIR"), MaxPixels: 1 << 26, MaxBytes: 1 << 26}.resolve()
+	return Config{Model: "any", ModelsDir: t.models, Library: t.library, CacheDir: os.Getenv("LEAFCUTTER_CACHE_DIR"), Provider: os.Getenv("LEAFCUTTER_INFERENCE_PROVIDER"), MaxPixels: 1 << 26, MaxBytes: 1 << 26}.resolve()
 }
 
 // repository opens that of the models, or of another location.

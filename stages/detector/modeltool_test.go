@@ -100,6 +100,10 @@ func TestCheckModelSaysWhatIsWrong(t *testing.T) {
 	if _, complaints, code := tool(t, "check-model", dir); code != 1 || !strings.Contains(complaints, "model-digest: ") {
 		t.Errorf("%d: %s", code, complaints)
 	}
+	t.Setenv("LEAFCUTTER_INFERENCE_PROVIDER", "openvino") // as it is to be served
+	if _, complaints, code := tool(t, "check-model", "testdata/families/yolo"); code != 1 || !strings.Contains(complaints, CodeProvider) {
+		t.Errorf("%d: %s", code, complaints)
+	}
 }
 
 func TestDraftManifestIsOneThatFits(t *testing.T) {

@@ -2,8 +2,10 @@ package detector
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -43,6 +45,9 @@ type room struct {
 	load   func(ctx context.Context, v *version) (*Detector, error)
 	log    *slog.Logger
 
+	open context.Context // ends with close
+	shut context.CancelFunc
+
 	mu      sync.Mutex
 	guests  map[*version]*guest
 	changed chan struct{} // closed and replaced when a guest has come or gone
@@ -61,7 +66,7 @@ type guest struct {
 	err      error     // why it could not be
 	users    int
 	since    time.Time // when it was loaded
-	used     time.Time // when its last user left
+	used     time.Time // when its last user left, or it was loaded
 	leaving  bool      // nobody enters any more
 }
 
@@ -72,21 +77,24 @@ const (
 )
 
 func newRoom(c Config, load func(ctx context.Context, v *version) (*Detector, error), log *slog.Logger) *room {
-	return &room{config: c, turn: defaultTurn, idle: defaultIdle, load: load, log: log, guests: map[*version]*guest{}, changed: make(chan struct{})}
+	r := &room{config: c, turn: defaultTurn, idle: defaultIdle, load: load, log: log, guests: map[*version]*guest{}, changed: make(chan struct{})}
+	r.open, r.shut = context.WithCancel(context.Background())
+	return r
 }
 
 // bytes is what a loaded model takes, by estimate: what ONNX Runtime and tensors take
 // of the smallest, and two and a half times its weights. That is the model that comes
 // with the project (7 MB, 100 MB resident) and Detectron2's (166 MB, 460 MB). Batches
-// take more.
+// and several inferences at once take more.
 func (r *room) bytes(v *version) int64 {
 	const least = 64 << 20
-	return least + v.weights*5/2 + bytesOfBatch(r.config, v.Manifest, v.weights)
+	return least + v.weights*5/2 + bytesOfMore(r.config, v.Manifest, v.weights)
 }
 
-// enter waits until v is loaded and gives its detector, until leave is called.
+// enter waits until v is loaded and gives its detector, until leave is called. Loading
+// goes on where ctx ends: it may take longer than one caller waits, and others wait too.
 func (r *room) enter(ctx context.Context, v *version) (d *Detector, leave func(), err error) {
-	var mine *guest // whose loading by somebody else was waited for
+	var mine *guest // whose loading is waited for
 	for {
 		r.mu.Lock()
 		if mine != nil && mine.err != nil {
@@ -99,10 +107,11 @@ func (r *room) enter(ctx context.Context, v *version) (d *Detector, leave func()
 		case g == nil:
 			going, ok := r.makeRoom(r.bytes(v))
 			if ok && len(going) == 0 {
-				g = &guest{version: v, users: 1}
-				r.guests[v] = g
+				mine = &guest{version: v}
+				r.guests[v] = mine
 				r.mu.Unlock()
-				return r.bring(ctx, g)
+				go r.bring(mine)
+				break
 			}
 			var empty []*guest
 			for _, other := range going { // none where it would not do
@@ -141,20 +150,31 @@ func (r *room) forgo() {
 }
 
 // bring loads a guest that was let in.
-func (r *room) bring(ctx context.Context, g *guest) (*Detector, func(), error) {
-	r.loading.Lock()
-	d, err := r.load(ctx, g.version)
-	r.loading.Unlock()
+func (r *room) bring(g *guest) {
+	d, err := r.loadAlone(g.version)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.signal()
 	if err != nil {
 		g.err = err
 		delete(r.guests, g.version)
-		return nil, nil, err
+		return
 	}
-	g.detector, g.since = d, time.Now()
-	return d, func() { r.leave(g) }, nil
+	now := time.Now()
+	g.detector, g.since, g.used = d, now, now // who waits for it enters within idle
+}
+
+// loadAlone loads beside no other. Nobody called bring, so a panic is its own to survive.
+func (r *room) loadAlone(v *version) (d *Detector, err error) {
+	r.loading.Lock()
+	defer r.loading.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			r.log.Error("loading a model panicked", slog.String("model", v.Manifest.Name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return r.load(r.open, v)
 }
 
 func (r *room) leave(g *guest) {
@@ -264,6 +284,7 @@ func (r *room) tidy(unused time.Duration, stays func(v *version) bool) {
 
 // close unloads all. Nobody may enter any more, and who is in is waited for.
 func (r *room) close() {
+	r.shut()
 	for {
 		r.tidy(0, func(*version) bool { return false })
 		r.mu.Lock()

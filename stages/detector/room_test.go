@@ -2,6 +2,7 @@ package detector
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -105,4 +106,60 @@ func TestHeldUntilItsTurn(t *testing.T) {
 	if h := m.Stage("yolo", shelf{}).Hold(record(t, pageFor("yolo", "unknown"))); h != 0 {
 		t.Errorf("an unknown digest is held for %v", h)
 	}
+}
+
+// Who asks first may not wait for as long as loading takes: a probe does not. The model
+// is loaded for the others, and once.
+func TestLoadingOutlivesWhoAsked(t *testing.T) {
+	m := openModels(t, families(t, "yolo"))
+	v := m.recall("yolo", "")
+	m.room.tidy(0, func(*version) bool { return false })
+	load, began, goOn, loads := m.room.load, make(chan struct{}), make(chan struct{}), 0
+	m.room.load = func(ctx context.Context, v *version) (*Detector, error) {
+		loads++
+		close(began)
+		<-goOn
+		return load(ctx, v)
+	}
+	impatient, away := context.WithCancel(t.Context())
+	asked := make(chan error)
+	go func() {
+		_, _, err := m.room.enter(impatient, v)
+		asked <- err
+	}()
+	<-began
+	waits := make(chan error)
+	go func() {
+		_, leave, err := m.room.enter(t.Context(), v)
+		if err == nil {
+			leave()
+		}
+		waits <- err
+	}()
+	away()
+	if err := <-asked; !errors.Is(err, context.Canceled) {
+		t.Errorf("who asked first: %v", err)
+	}
+	close(goOn)
+	if err := <-waits; err != nil || loads != 1 {
+		t.Errorf("who waits: %v, after %d loads", err, loads)
+	}
+}
+
+// A model that makes the code that loads it panic is one that cannot be loaded.
+func TestLoadingPanics(t *testing.T) {
+	m := openModels(t, families(t, "yolo"))
+	v := m.recall("yolo", "")
+	m.room.tidy(0, func(*version) bool { return false })
+	load := m.room.load
+	m.room.load = func(context.Context, *version) (*Detector, error) { panic("odd graph") }
+	if _, _, err := m.room.enter(t.Context(), v); err == nil || !strings.Contains(err.Error(), "odd graph") {
+		t.Errorf("got %v", err)
+	}
+	m.room.load = load
+	_, leave, err := m.room.enter(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
 }

@@ -177,8 +177,8 @@ func (h *handler) detect(ctx context.Context, page schemas.PageRendered, v *vers
 	if err != nil {
 		return Page{}, err
 	}
+	defer leave() // of a panic too: else the version would be unloaded no more
 	found, err := detector.Detect(ctx, file.Bytes())
-	leave()
 	if err != nil {
 		return Page{}, err
 	}

@@ -56,6 +56,26 @@ func TestThreadsAreMeasuredOnce(t *testing.T) {
 	}
 }
 
+// A model that was prepared where the number was given was not measured, and is where
+// it no longer is.
+func TestThreadsAreMeasuredLater(t *testing.T) {
+	c := testConfig(t)
+	c.CacheDir = t.TempDir()
+	for _, threads := range []int{1, 0, 1} {
+		c.Threads = threads
+		d, err := New(t.Context(), c, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if f, ok := trusted(preparedDir(c.CacheDir, d.manifest.SHA256), d.manifest.SHA256); !ok || threads == 0 && len(f.Speeds) == 0 {
+			t.Errorf("%d threads: facts %+v, %v", threads, f, ok)
+		}
+	}
+}
+
 // A provider that the library does not have is told by name and code, and the
 // model does not silently run on the processor instead.
 func TestProviderThatIsMissing(t *testing.T) {

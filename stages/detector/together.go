@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -136,22 +137,20 @@ func agreeing(a, b []schemas.Box) (n int) {
 	return n
 }
 
-// bytesOfBatch is what the further pages of batches take, by estimate: inputs, one of
-// each page in work and one in each batch that may be inferred at once, and what the
-// layers make of those in batches, and outputs. Layers are the wider the more weights
-// there are. Measured at 640 × 640 pixels, an input of 5 MB, one batch at once: 50 MB a
-// page of YOLOv8n (weights of 13 MB), 103 MB of YOLOv8m (104 MB) and 189 MB of YOLOv8x
-// (273 MB). c is resolved.
-func bytesOfBatch(c Config, m manifest.Manifest, weights int64) int64 {
+// bytesOfMore is what a model takes for more than one page inferred at once, by
+// estimate: inputs, one of each page in work and one of each further page in a batch that
+// may be inferred at once, and what the layers make of each further page, and outputs.
+// Layers are the wider the more weights there are. Measured at 640 × 640 pixels, an input
+// of 5 MB, one batch at once: 50 MB a page of YOLOv8n (weights of 13 MB), 103 MB of
+// YOLOv8m (104 MB) and 189 MB of YOLOv8x (273 MB); and 50 MB for a second inference of
+// the model that comes with the project (7 MB, 800 × 608). c is resolved.
+func bytesOfMore(c Config, m manifest.Manifest, weights int64) int64 {
 	pages := c.pages(m)
-	size := min(m.Batching.MaxSize, pages)
-	if size < 2 {
-		return 0
-	}
-	input := 4 * 3 * int64(m.Input.Width) * int64(m.Input.Height)
-	batched := int64(c.Runs * (size - 1))
+	size := max(1, min(m.Batching.MaxSize, pages))
+	input := 4 * 3 * int64(cmp.Or(m.Input.Width, m.Input.LongestEdge)) * int64(cmp.Or(m.Input.Height, m.Input.ShortestEdge))
+	more := int64(c.Runs*size - 1)
 	waiting := int64(max(pages-c.Runs-1, 0))
-	return (waiting+batched)*input + batched*(9*input+weights/2)
+	return (waiting+more)*input + more*(9*input+weights/2)
 }
 
 // inferTogether infers pages at once and, where that fails, one by one: what is

@@ -314,17 +314,25 @@ func TestPagesOfBatches(t *testing.T) {
 }
 
 // What the room counts for a batch is no less than was measured, and nothing where
-// there are none. It follows how many batches are inferred at once, and how large they
+// there are none. It follows how many inferences go on at once, and how large batches
 // may be.
-func TestBytesOfBatches(t *testing.T) {
+func TestBytesOfMore(t *testing.T) {
 	m := manifest.Manifest{Input: manifest.Input{Width: 640, Height: 640}}
 	one := Config{Runs: 1}
-	if got := bytesOfBatch(one, m, 273e6); got != 0 {
+	if got := bytesOfMore(one, m, 273e6); got != 0 {
 		t.Errorf("%d without batches", got)
+	}
+	alone := manifest.Manifest{Input: manifest.Input{Width: 608, Height: 800}}
+	if got, measured := bytesOfMore(Config{Runs: 2}, alone, 7e6), int64(50e6); got < measured || got > measured*4/3 {
+		t.Errorf("%d for a second inference", got)
+	}
+	anySize := manifest.Manifest{Input: manifest.Input{ShortestEdge: 800, LongestEdge: 1333}}
+	if got := bytesOfMore(Config{Runs: 2}, anySize, 166e6); got < 4*3*800*1333 {
+		t.Errorf("%d for a second inference of pages of any size", got)
 	}
 	m.Batching.MaxSize = 2
 	for weights, measured := range map[int64]int64{13e6: 50e6, 104e6: 103e6, 273e6: 189e6} {
-		if got := bytesOfBatch(one, m, weights); got < measured || got > measured*4/3 {
+		if got := bytesOfMore(one, m, weights); got < measured || got > measured*4/3 {
 			t.Errorf("%d for weights of %d", got, weights)
 		}
 	}
@@ -335,12 +343,12 @@ func TestBytesOfBatches(t *testing.T) {
 		want        int64
 	}{
 		"one batch at once":     {1, 0, 3*7*input + 7*layers},
-		"two at once":           {2, 0, 5*7*input + 2*7*layers},
-		"two of three pages":    {2, 3, 2*2*input + 2*2*layers},
+		"two at once":           {2, 0, (21+15)*input + 15*layers},
+		"two of three pages":    {2, 3, 5*input + 5*layers},
 		"one, and many pages":   {1, 30, (28+7)*input + 7*layers},
 		"one page, so no batch": {1, 1, 0},
 	} {
-		if got := bytesOfBatch(Config{Runs: c.runs, Pages: c.pages}, m, 104e6); got != c.want {
+		if got := bytesOfMore(Config{Runs: c.runs, Pages: c.pages}, m, 104e6); got != c.want {
 			t.Errorf("%s: %d, want %d", name, got, c.want)
 		}
 	}
