@@ -8,6 +8,11 @@ import (
 	"time"
 )
 
+// MaxPageSide is the largest width or height of a page image, in pixels. Who reads a page by rows keeps memory for the
+// longest row that ever came, so a bound on width × height alone would let one page of a single row take hundreds of
+// megabytes for good. It is the largest side that a JPEG can have.
+const MaxPageSide = 65_535
+
 // RenderedPage is a page of a run that has an image: where it is and how large.
 type RenderedPage struct {
 	Run

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zlib"
+
+	"leafcutter/schemas"
 )
 
 // encode writes a PNG in which row y has filter filters[y % len(filters)], by
@@ -220,6 +222,31 @@ func TestRefuses(t *testing.T) {
 				t.Fatalf("page after a refused one: %v", err)
 			}
 		})
+	}
+}
+
+// Few pixels may be one long row, or as many rows of one pixel.
+func TestRefusesALongSideBeforeItAllocates(t *testing.T) {
+	const maxPixels = 40_000_000
+	header := func(width, height uint32) []byte {
+		head := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, width), height)
+		return appendChunk([]byte(signature), "IHDR", append(head, 8, colorRGB, 0, 0, 0))
+	}
+	for _, size := range [][2]uint32{{maxPixels, 1}, {1, maxPixels}, {schemas.MaxPageSide + 1, 1}, {1, schemas.MaxPageSide + 1}} {
+		var p PNG
+		if err := p.Open(header(size[0], size[1]), maxPixels); !errors.Is(err, ErrTooLarge) {
+			t.Errorf("%d × %d: got %v, want %v", size[0], size[1], err, ErrTooLarge)
+		}
+		if p.inflate != nil || p.cur != nil || p.prev != nil {
+			t.Errorf("%d × %d: memory was taken for it", size[0], size[1])
+		}
+	}
+	for _, size := range [][2]int{{schemas.MaxPageSide, 1}, {1, schemas.MaxPageSide}} {
+		var p PNG
+		pixels := make([]byte, schemas.MaxPageSide)
+		if _, err := readAll(&p, encode(t, size[0], size[1], 1, pixels, []byte{0}, 1<<20)); err != nil {
+			t.Errorf("%d × %d: %v", size[0], size[1], err)
+		}
 	}
 }
 

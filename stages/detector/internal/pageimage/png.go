@@ -10,6 +10,8 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/flate"
+
+	"leafcutter/schemas"
 )
 
 const (
@@ -36,8 +38,8 @@ type PNG struct {
 }
 
 // Open starts reading a page image. data must stay unchanged until the last
-// row was read. maxPixels bounds width × height, before anything is allocated
-// for them.
+// row was read. maxPixels bounds width × height and schemas.MaxPageSide each of
+// them, before anything is allocated for them.
 func (p *PNG) Open(data []byte, maxPixels int) error {
 	if !bytes.HasPrefix(data, []byte(signature)) {
 		return fmt.Errorf("%w: not a PNG", ErrFormat)
@@ -54,8 +56,8 @@ func (p *PNG) Open(data []byte, maxPixels int) error {
 	if width == 0 || height == 0 || width > 1<<30 || height > 1<<30 {
 		return fmt.Errorf("%w: %d × %d pixels", ErrDamaged, width, height)
 	}
-	if uint64(width)*uint64(height) > uint64(maxPixels) {
-		return fmt.Errorf("%w: %d × %d pixels, at most %d in all", ErrTooLarge, width, height, maxPixels)
+	if max(width, height) > schemas.MaxPageSide || uint64(width)*uint64(height) > uint64(maxPixels) {
+		return fmt.Errorf("%w: %d × %d pixels, at most %d in all and %d a side", ErrTooLarge, width, height, maxPixels, schemas.MaxPageSide)
 	}
 	switch depth, colour, interlace := head[8], head[9], head[12]; {
 	case depth == 8 && colour == colorRGB && interlace == 0:

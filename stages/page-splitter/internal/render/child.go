@@ -264,8 +264,9 @@ func (c *child) page(number, dpi int) (reply, error) {
 	// overflows integers.
 	w, h := math.Round(width*scale), math.Round(height*scale)
 	w, h = max(w, 1), max(h, 1)
-	if w*h > float64(c.limits.MaxPixels) {
-		return reply{}, refuse(CodePageTooLarge, "the page would have %.0f × %.0f pixels at %d dpi, %d in all are allowed", w, h, dpi, c.limits.MaxPixels)
+	if max(w, h) > schemas.MaxPageSide || w*h > float64(c.limits.MaxPixels) {
+		return reply{}, refuse(CodePageTooLarge, "the page would have %.0f × %.0f pixels at %d dpi, %d in all and %d a side are allowed",
+			w, h, dpi, c.limits.MaxPixels, schemas.MaxPageSide)
 	}
 	page, err := c.doc.Render(scale, int(w), int(h), c.kind == filetype.PDF)
 	if err != nil {
@@ -297,8 +298,9 @@ func (c *child) allowImage(number int) error {
 		return refuse(CodeUnreadablePage, "the image has %d pages by its headers", len(c.sizes))
 	}
 	w, h := c.sizes[number-1][0], c.sizes[number-1][1]
-	if float64(w)*float64(h) > imageMaxPixels*float64(c.limits.MaxPixels) {
-		return refuse(CodePageTooLarge, "the image has %d × %d pixels, %d in all are allowed", w, h, imageMaxPixels*c.limits.MaxPixels)
+	if max(w, h) > schemas.MaxPageSide || float64(w)*float64(h) > imageMaxPixels*float64(c.limits.MaxPixels) {
+		return refuse(CodePageTooLarge, "the image has %d × %d pixels, %d in all and %d a side are allowed",
+			w, h, imageMaxPixels*c.limits.MaxPixels, schemas.MaxPageSide)
 	}
 	return nil
 }

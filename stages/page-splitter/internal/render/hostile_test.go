@@ -70,16 +70,20 @@ func TestHostileDocuments(t *testing.T) {
 		{"too many pages", testpdf.LyingCount(1001), CodeTooManyPages},
 		{"two thousand million pages", testpdf.LyingCount(2_000_000_000), CodeTooManyPages},
 		{"a page of a kilometre", testpdf.Document([]testpdf.Page{{MediaBox: "0 0 2800000 2800000"}}), CodePageTooLarge},
+		{"a page of one long row", testpdf.Document([]testpdf.Page{{MediaBox: "0 0 100000 3"}}), CodePageTooLarge},
 		{"a page beyond numbers", testpdf.Document([]testpdf.Page{{MediaBox: "0 0 1e30 1e30"}}), ""},
 		{"endless forms", testpdf.Endless(10), CodeTimeout},
 		{"image bomb", testpdf.ImageBomb(12000), ""},
 		{"png cut short", []byte("\x89PNG\r\n\x1a\n\x00\x00\x00\x0d"), CodeUnreadable},
 		{"png of no size", pngOf(0, 0), CodeUnreadable},
 		{"png of a billion pixels", pngOf(100_000, 10_000), CodePageTooLarge},
+		{"png of one long row", pngOf(100_000, 1), CodePageTooLarge},
+		{"png of one long column", pngOf(1, 100_000), CodePageTooLarge},
 		{"jpeg without a frame", []byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00\xff\xd9"), CodeUnreadable},
 		{"tiff without a directory", []byte("II*\x00\x00\x00\x00\x00"), CodeUnreadable},
 		{"tiff that goes in circles", circularTIFF(), CodeUnreadable},
-		{"tiff of a billion pixels", hugeTIFF(), CodePageTooLarge},
+		{"tiff of a billion pixels", tiffOf(100_000, 10_000), CodePageTooLarge},
+		{"tiff of one long row", tiffOf(100_000, 1), CodePageTooLarge},
 		{"nested a thousand deep", testpdf.DeepNesting(1000), ""},
 		{"nested a million deep", testpdf.DeepNesting(300_000), ""},
 	} {
@@ -200,12 +204,12 @@ func circularTIFF() []byte {
 	return file
 }
 
-// hugeTIFF claims 100,000 × 10,000 pixels.
-func hugeTIFF() []byte {
+// tiffOf claims a size and has 4 × 4 pixels.
+func tiffOf(width, height uint32) []byte {
 	file := tiff(binary.LittleEndian, 4, 4)
 	directory := binary.LittleEndian.Uint32(file[4:])
-	binary.LittleEndian.PutUint32(file[directory+2+8:], 100_000)
-	binary.LittleEndian.PutUint32(file[directory+2+12+8:], 10_000)
+	binary.LittleEndian.PutUint32(file[directory+2+8:], width)
+	binary.LittleEndian.PutUint32(file[directory+2+12+8:], height)
 	return file
 }
 

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"leafcutter/schemas"
 )
 
 // helloTimeout is how long a new child may take until it can be used. It takes
@@ -184,8 +186,8 @@ func (p *process) believable(req request, rep reply) bool {
 	case "open":
 		return rep.PageCount >= 1 && rep.PageCount <= p.limits.MaxPages && rep.PNG == 0
 	case "page":
-		return rep.Width >= 1 && rep.Width <= p.limits.MaxPixels &&
-			rep.Height >= 1 && rep.Height <= p.limits.MaxPixels/rep.Width &&
+		return rep.Width >= 1 && rep.Width <= schemas.MaxPageSide &&
+			rep.Height >= 1 && rep.Height <= min(schemas.MaxPageSide, p.limits.MaxPixels/rep.Width) &&
 			rep.PNG >= 1 && rep.PNG <= p.limits.maxPNG()
 	}
 	return rep.PNG == 0

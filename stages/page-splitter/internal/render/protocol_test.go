@@ -41,7 +41,7 @@ func TestFrames(t *testing.T) {
 // TestLies: a child that its document has taken over may answer anything; none of
 // it may cost the stage memory or be believed.
 func TestLies(t *testing.T) {
-	png := pngOf(10, 10)
+	png, long := pngOf(10, 10), pngOf(schemas.MaxPageSide+1, 1)
 	for name, c := range map[string]struct {
 		req   request
 		reply reply
@@ -54,6 +54,7 @@ func TestLies(t *testing.T) {
 		"endless image":      {request{Op: "page"}, reply{Width: 10, Height: 10, PNG: 1 << 40}, nil},
 		"no size":            {request{Op: "page"}, reply{PNG: len(png)}, png},
 		"endless size":       {request{Op: "page"}, reply{Width: 1 << 40, Height: 1 << 40, PNG: len(png)}, png},
+		"endless row":        {request{Op: "page"}, reply{Width: schemas.MaxPageSide + 1, Height: 1, PNG: len(long)}, long},
 		"another size":       {request{Op: "page"}, reply{Width: 10, Height: 11, PNG: len(png)}, png},
 		"not an image":       {request{Op: "page"}, reply{Width: 10, Height: 10, PNG: 5}, []byte("12345")},
 		"no pages":           {request{Op: "open"}, reply{}, nil},

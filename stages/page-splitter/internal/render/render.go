@@ -32,7 +32,7 @@ const (
 	CodeNoPages        = "no-pages"             // opens, but has no page
 	CodeTooManyPages   = "too-many-pages"       // claims more than the configured bound
 	CodeUnreadablePage = "unreadable-page"      // one page is broken
-	CodePageTooLarge   = "page-too-large"       // more pixels than the configured bound
+	CodePageTooLarge   = "page-too-large"       // more pixels than the configured bound, or a side above schemas.MaxPageSide
 	CodeOutOfMemory    = "render-out-of-memory" // needs more than a child may have
 	CodeTimeout        = "render-timeout"       // needs longer than a child may take
 	CodeCrashed        = "renderer-crashed"     // killed three children
