@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -201,22 +202,74 @@ func TestStageFaults(t *testing.T) {
 	})
 }
 
+// counted is a shelf that counts the bytes that were read from it.
+type counted struct {
+	shelf
+	read *atomic.Int64
+}
+
+func (c counted) Open(ctx context.Context, key string) (io.ReadCloser, objectstore.Info, error) {
+	body, info, err := c.shelf.Open(ctx, key)
+	return countedBody{body, c.read}, info, err
+}
+
+type countedBody struct {
+	io.ReadCloser
+	read *atomic.Int64
+}
+
+func (b countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.read.Add(int64(n))
+	return n, err
+}
+
 // However many records are handled at once, page images take no more memory
 // than the limit, and all are done.
 func TestStageHoldsNoMoreThanItsBytes(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.MaxBytes = 1 << 17 // one report, and not two
 	d := serving(t, cfg)
-	c := d.Stage("layout_cdla", shelf{objects: map[string][]byte{"report.png": samplePage}})
+	// While nothing can be detected no page ends: what was read is what is held.
+	detector, leave, err := d.enter(t.Context(), d.recall("layout_cdla", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer leave()
+	var idle []*page
+	for range detector.made {
+		idle = append(idle, <-detector.pages)
+	}
+	var read atomic.Int64
+	c := d.Stage("layout_cdla", counted{shelf{objects: map[string][]byte{"report.png": samplePage}}, &read})
+	const pages = 8
 	var wg sync.WaitGroup
-	for range 8 {
+	for range pages {
 		wg.Go(func() {
 			if r := one(t, c, record(t, rendered(d))); r.Err != nil {
 				t.Error(r.Err)
 			}
 		})
 	}
+	waiting := func() int {
+		d.held.mu.Lock()
+		defer d.held.mu.Unlock()
+		return len(d.held.waiting)
+	}
+	size := int64(len(samplePage))
+	for read.Load()+int64(waiting())*size != pages*size { // until each was read or waits to be
+		time.Sleep(time.Millisecond)
+	}
+	if got := read.Load(); got != size {
+		t.Errorf("%d bytes of page images are held at once, want one page's %d: at most %d are allowed", got, size, cfg.MaxBytes)
+	}
+	for _, p := range idle {
+		detector.pages <- p
+	}
 	wg.Wait()
+	if got := read.Load(); got != pages*size {
+		t.Errorf("%d bytes were read, want %d", got, pages*size)
+	}
 }
 
 func TestStageCondemned(t *testing.T) {
