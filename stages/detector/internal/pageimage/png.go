@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/flate"
 
+	"leafcutter/pkg/pngdec"
 	"leafcutter/schemas"
 )
 
@@ -80,8 +81,8 @@ func (p *PNG) Open(data []byte, maxPixels int) error {
 }
 
 // startInflating reads the two bytes that zlib puts before its deflate stream
-// (RFC 1950, section 2.2). The sum that follows the stream is not looked at: it
-// would be a fifth of the time, and every chunk has one that was.
+// (RFC 1950, section 2.2). The sum that follows the stream is not looked at: see
+// the package comment.
 func (p *PNG) startInflating() error {
 	if p.inflate == nil {
 		p.buffered = bufio.NewReaderSize(&p.in, 16<<10)
@@ -120,7 +121,7 @@ func (p *PNG) Next() ([]byte, error) {
 		return nil, damaged("pixels", err)
 	}
 	row := p.cur[8:]
-	if !unfilter(p.cur[7], row, p.prev[8:], p.bpp) {
+	if !pngdec.Unfilter(p.cur[7], row, p.prev[8:], p.bpp) {
 		return nil, fmt.Errorf("%w: row %d has filter %d", ErrDamaged, p.y-1, p.cur[7])
 	}
 	if p.y == p.height {
