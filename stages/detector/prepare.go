@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -89,6 +90,11 @@ func (l *loader) fillInChild(ctx context.Context, dir string) error {
 	child := exec.CommandContext(ctx, l.child, prepareArgument)
 	var complaint bytes.Buffer
 	child.Stdin, child.Stderr = bytes.NewReader(told), &complaint
+	child.SysProcAttr = childAttributes()
+	// The kernel ends the child with the thread that started it, not with the process,
+	// and Go may end a thread. It keeps this one for as long as the child runs.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := child.Run(); err != nil {
 		return fmt.Errorf("prepare model: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
