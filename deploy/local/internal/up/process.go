@@ -48,16 +48,19 @@ func (p *process) Serve(ctx context.Context) error {
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
 	cmd.SysProcAttr = childAttributes()
-	if err := start(cmd); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
-	}
-	if p.starts.Add(1) > 1 && p.ends.inRow < hopeless {
-		p.log.Warn("a child is back", "child", p.name, "pid", cmd.Process.Pid)
-	}
 	began := time.Now()
-	p.pid.Store(int64(cmd.Process.Pid))
-	err := cmd.Wait()
-	p.pid.Store(0)
+	starts := p.starts.Add(1)
+	err := start(cmd)
+	if err != nil {
+		fmt.Fprintln(keep, err) // the child cannot say it
+	} else {
+		if starts > 1 && p.ends.inRow < hopeless {
+			p.log.Warn("a child is back", "child", p.name, "pid", cmd.Process.Pid)
+		}
+		p.pid.Store(int64(cmd.Process.Pid))
+		err = cmd.Wait()
+		p.pid.Store(0)
+	}
 	if ctx.Err() != nil {
 		return suture.ErrDoNotRestart
 	}

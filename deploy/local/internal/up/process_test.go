@@ -76,6 +76,24 @@ func TestChildOutlivesAFullDisk(t *testing.T) {
 	}
 }
 
+// A child that cannot be started counts as one that does not stay up, and its log says why.
+func TestChildThatCannotBeStarted(t *testing.T) {
+	dir, log := t.TempDir(), &said{}
+	p := &process{name: "child", path: filepath.Join(dir, "missing"), dir: dir, logs: filepath.Join(dir, "child.log"), log: slog.New(slog.NewTextHandler(log, nil))}
+	p.say = &relay{name: p.name, log: p.log}
+	defer supervise("test", p.log, []*process{p})()
+	const why = "missing: no such file or directory"
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := (&Pipeline{servers: []*process{p}}).await(ctx, p.name, func(context.Context) error { return errors.New("it does not answer") })
+	if err == nil || !strings.Contains(err.Error(), "does not stay up") || !strings.Contains(err.Error(), why) {
+		t.Errorf("%v, want an error that says %q", err, why)
+	}
+	if text := log.String(); !strings.Contains(text, "a child ended before its time") || !strings.Contains(text, why) {
+		t.Errorf("said %q", text)
+	}
+}
+
 func TestLogIsBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "child.log")
 	write := func(l *logFile, n int) {
