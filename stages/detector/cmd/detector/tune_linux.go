@@ -21,5 +21,24 @@ func tune() {
 	if _, chosen := os.LookupEnv(name); chosen {
 		return
 	}
-	_ = syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), name+"="+tunables))
+	_ = syscall.Exec(ownPath(), os.Args, append(os.Environ(), name+"="+tunables))
+}
+
+// ownPath is the path of the running program. A process is called what the path
+// that was executed ends in, so it is the program's own, by which ps and pgrep find
+// it, unless another file lies there now, or none.
+func ownPath() string {
+	const running = "/proc/self/exe"
+	path, err := os.Executable()
+	if err != nil {
+		return running
+	}
+	there, err := os.Stat(path)
+	if err != nil {
+		return running
+	}
+	if this, err := os.Stat(running); err != nil || !os.SameFile(there, this) {
+		return running
+	}
+	return path
 }
