@@ -29,7 +29,7 @@ import (
 // All changes come through this process, which has locked the folder.
 type attributes struct {
 	dir  string
-	mu   sync.RWMutex // for writing while a file is written anew or removed: an append between reading and renaming would be lost
+	mu   sync.RWMutex // for writing while a file is written anew or removed: an append after it was read would be lost
 	last remembered
 }
 
@@ -82,6 +82,8 @@ func (a *attributes) StoreAttribute(_ *os.File, bucket, object, attribute string
 
 // DeleteAttribute removes an attribute, and gives meta.ErrNoSuchKey where there is none.
 func (a *attributes) DeleteAttribute(bucket, object, attribute string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	file := a.path(bucket, object)
 	all, err := a.values(file)
 	if err != nil {
@@ -93,7 +95,8 @@ func (a *attributes) DeleteAttribute(bucket, object, attribute string) error {
 	if len(all) == 1 {
 		return a.remove(bucket, object)
 	}
-	return a.add(file, "\n"+deleted+strconv.Quote(attribute))
+	_, err = a.write(file, "\n"+deleted+strconv.Quote(attribute)) // the next attribute that is set shortens it
+	return full(err)
 }
 
 // ListAttributes gives the names of an object's attributes.
@@ -112,11 +115,11 @@ func (a *attributes) ListAttributes(bucket, object string) ([]string, error) {
 
 // DeleteAttributes removes all of an object's attributes; of a bucket, those of its objects as well.
 func (a *attributes) DeleteAttributes(bucket, object string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if err := a.remove(bucket, object); err != nil || object != "" {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	defer a.last.forgetAll()
 	if err := os.RemoveAll(a.folder(bucket, "")); err != nil {
 		return fmt.Errorf("remove attributes: %w", err)
@@ -143,16 +146,17 @@ func (a *attributes) RenameObject(bucket, oldObject, newObject string) error {
 
 // add appends a line to a file.
 func (a *attributes) add(file, line string) error {
+	a.mu.RLock()
 	size, err := a.write(file, line)
+	a.mu.RUnlock()
 	if err == nil && size > maxGrown {
 		err = a.shorten(file)
 	}
 	return full(err)
 }
 
+// write appends a line to a file and gives its size. The caller holds the lock, for reading at least.
 func (a *attributes) write(file, line string) (size int64, err error) {
-	a.mu.RLock()
-	defer a.mu.RUnlock()
 	defer a.last.forget(file)
 	f, err := appending(file)
 	if errors.Is(err, fs.ErrNotExist) { // the first below this folder
@@ -197,10 +201,8 @@ func (a *attributes) shorten(file string) error {
 	return nil
 }
 
-// remove removes an object's file, and the folders above it that it leaves empty.
+// remove removes an object's file, and the folders above it that it leaves empty. The caller holds the lock for writing.
 func (a *attributes) remove(bucket, object string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	file := a.path(bucket, object)
 	defer a.last.forget(file)
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {

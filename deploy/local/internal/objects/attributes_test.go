@@ -153,3 +153,29 @@ func TestAttributesStaySmall(t *testing.T) {
 		t.Errorf("%v, %v", i.Size(), err)
 	}
 }
+
+// An attribute that is set while the last other one is deleted is not lost with the file.
+func TestAttributeSetWhileAnotherIsDeleted(t *testing.T) {
+	a := newAttributes(t)
+	for n := range 1000 {
+		object := fmt.Sprintf("o%d", n)
+		store(t, a, object, "etag", "e")
+		var both sync.WaitGroup
+		both.Go(func() {
+			if err := a.DeleteAttribute("b", object, "etag"); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Go(func() {
+			if err := a.StoreAttribute(nil, "b", object, "content-type", []byte("image/png")); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		wantNone(t, a, object, "etag")
+		wantValue(t, a, object, "content-type", "image/png")
+		if t.Failed() {
+			return
+		}
+	}
+}
