@@ -30,7 +30,6 @@ type State struct {
 	Webhooks   string `json:"webhook_secret"` // signs webhooks
 	OTLP       string `json:"otlp"`           // URL that takes spans
 	Model      string `json:"model"`
-	ModelFile  string `json:"model_file"`
 	ModelsFrom string `json:"models_from"`
 }
 
