@@ -68,7 +68,6 @@ const (
 type Detector struct {
 	config   Config
 	manifest manifest.Manifest
-	digest   string
 	family   family.Family
 
 	library *session.Runtime
@@ -140,7 +139,7 @@ func load(ctx context.Context, c Config, f repository.Fetched, runs chan struct{
 		option(l)
 	}
 	d := &Detector{
-		config: c, manifest: f.Manifest, digest: f.Digest, family: l.family, library: l.library,
+		config: c, manifest: f.Manifest, family: l.family, library: l.library,
 		runs: runs, pages: make(chan *page, c.Pages), wholes: make(chan *session.Slot, c.Runs), log: l.log,
 	}
 	if err = d.warm(ctx, l); err != nil {
@@ -278,11 +277,7 @@ func classPage(err error) error {
 	return fault.AsPermanent(CodePageImage, err)
 }
 
-// Announcement says which model this is, for the topic models.
-func (d *Detector) Announcement(now time.Time) schemas.ModelAnnounced {
-	return announcement(d.manifest, d.digest, now)
-}
-
+// announcement says which model this is, for the topic models.
 func announcement(m manifest.Manifest, digest string, now time.Time) schemas.ModelAnnounced {
 	return schemas.ModelAnnounced{
 		Model: m.Name, Version: m.Version, Digest: digest, Family: m.Family,

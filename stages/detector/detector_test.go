@@ -398,8 +398,8 @@ func TestEndOfContextEndsTheWait(t *testing.T) {
 func TestAnnouncement(t *testing.T) {
 	d := open(t, testConfig(t))
 	now := time.Now()
-	a := d.Announcement(now)
-	if a.Model != "layout_cdla" || a.Family != "picodet" || len(a.Classes) != 10 || len(a.Digest) != 64 ||
+	a := announcement(d.manifest, "digest", now)
+	if a.Model != "layout_cdla" || a.Family != "picodet" || len(a.Classes) != 10 || a.Digest != "digest" ||
 		a.Thresholds[schemas.AllClasses] != 0.4 || !a.AnnouncedAt.Equal(now) {
 		t.Fatalf("%+v", a)
 	}

@@ -30,9 +30,6 @@ type Report struct {
 	Quantized bool `json:"-"`
 }
 
-// Pays says whether anything was changed that makes the graph faster.
-func (r Report) Pays() bool { return r.HardSwish > 0 || r.Strips > 0 }
-
 // Apply writes the rewritten model. Its inputs and outputs are those of the
 // original, of which no copy is made.
 func Apply(model []byte, to io.Writer) (Report, error) {

@@ -147,7 +147,7 @@ func TestFusesHardSwish(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes, r := apply(t, b)
-			if r.HardSwish != 1 || !r.Pays() {
+			if r.HardSwish != 1 {
 				t.Fatalf("%+v", r)
 			}
 			var ops []string
@@ -195,12 +195,15 @@ func TestLeavesAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			nodes, r := apply(t, b)
-			if r.Pays() || len(nodes) != len(before.Graph.Nodes) {
+			if pays(r) || len(nodes) != len(before.Graph.Nodes) {
 				t.Fatalf("%+v, %d operators of %d", r, len(nodes), len(before.Graph.Nodes))
 			}
 		})
 	}
 }
+
+// pays says whether anything was changed that makes the graph faster.
+func pays(r Report) bool { return r.HardSwish > 0 || r.Strips > 0 }
 
 // Many models' nodes have no names, and those that take their place must not share one.
 func TestNamesDiffer(t *testing.T) {
@@ -234,7 +237,7 @@ func TestTheDefaultModel(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	again, r, err := rewritten(out)
-	if err != nil || r.Pays() || len(again) != len(out) {
+	if err != nil || pays(r) || len(again) != len(out) {
 		t.Fatalf("a second time: %+v, %v, %d bytes of %d", r, err, len(again), len(out))
 	}
 }
@@ -265,7 +268,7 @@ func FuzzApply(f *testing.F) {
 			return
 		}
 		// What was written is a model, and there is no more to do on it.
-		if _, r, err := rewritten(out); err != nil || r.Pays() {
+		if _, r, err := rewritten(out); err != nil || pays(r) {
 			t.Fatalf("%+v, %v", r, err)
 		}
 	})
