@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func (m *Models) Follow(ctx context.Context, tell func(schemas.ModelAnnounced)) 
 	tended.Go(func() { m.tend(ctx) })
 	for {
 		pause := cmp.Or(m.config.Refresh, unused)
-		if m.Ready() != nil {
+		if !m.settled() {
 			pause = min(pause, retrying)
 		}
 		select {
@@ -47,11 +48,26 @@ func (m *Models) Follow(ctx context.Context, tell func(schemas.ModelAnnounced)) 
 		case <-ctx.Done():
 			return
 		}
-		if m.config.Refresh > 0 || m.Ready() != nil {
+		if m.config.Refresh > 0 || !m.settled() {
 			m.look(ctx, tell)
 		}
 		m.room.tidy(unused, m.isCurrent)
 	}
+}
+
+// settled says that every model is served as the repository has it, or had it once.
+func (m *Models) settled() bool {
+	if m.Ready() != nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.served {
+		if s.fallen {
+			return false
+		}
+	}
+	return true
 }
 
 // look takes up what has changed since the last look.
@@ -108,9 +124,13 @@ func (m *Models) forget(there map[string]string) {
 func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas.ModelAnnounced)) {
 	s := m.serve(name)
 	m.mu.Lock()
-	changed, first := s.seen != now, s.current == nil
+	changed, first := s.seen != now || s.fallen, s.current == nil
+	withdrawn := !changed && !first && s.failure != nil
 	early := s.tried == now && time.Now().Before(s.again)
 	m.mu.Unlock()
+	if withdrawn { // what failed may come again, mended
+		m.noted(s, now)
+	}
 	if !changed && !first || early {
 		return
 	}
@@ -131,10 +151,11 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		return
 	}
 	m.failed(s, name, err)
-	if first && now != "" && aboutModel(err) {
+	if first && now != "" && aboutModel(err) && !time.Now().Before(s.fallAgain) {
 		if a := m.fallBack(ctx, s, name, err); a != nil {
 			tell(*a)
 		}
+		s.fallAgain = time.Now().Add(retryingFallBack)
 	}
 	if errors.Is(err, errNotLoaded) || errors.Is(err, ErrModelInvalid) || errors.Is(err, ErrModelDigest) {
 		m.putOff(s, now, err)
@@ -164,16 +185,10 @@ func (m *Models) failed(s *served, name string, why error) {
 // none that works.
 func (m *Models) fallBack(ctx context.Context, s *served, name string, why error) *schemas.ModelAnnounced {
 	broken := ""
-	if errors.Is(why, errNotLoaded) { // else the same may lie here, whole
+	if errors.Is(why, errNotLoaded) { // else the same may lie elsewhere, whole
 		_, broken, _ = m.repository.Manifest(ctx, name) // with an error it is tried in vain
 	}
-	for i, f := range m.lately(ctx, name, broken) {
-		if i > fallBacks { // the broken one is among them
-			break
-		}
-		if f.Digest == broken {
-			continue
-		}
+	for _, f := range m.before(ctx, name, broken) {
 		v := newVersion(f)
 		_, leave, err := m.room.enter(ctx, v)
 		if err != nil {
@@ -182,7 +197,7 @@ func (m *Models) fallBack(ctx context.Context, s *served, name string, why error
 		}
 		leave()
 		m.mu.Lock()
-		s.why, s.current, s.said, s.versions[f.Digest] = nil, v, &f.Manifest, v
+		s.why, s.current, s.said, s.versions[f.Digest], s.fallen = nil, v, &f.Manifest, v, true
 		m.mu.Unlock()
 		m.log.Warn("the version before is served", slog.String("model", name), slog.String("digest", f.Digest))
 		a := announcement(f.Manifest, f.Digest, time.Now())
@@ -191,13 +206,47 @@ func (m *Models) fallBack(ctx context.Context, s *served, name string, why error
 	return nil
 }
 
-// fallBacks is how many versions are tried for one that works.
-const fallBacks = 3
+// before are the versions of a model that may be served in the place of one that does
+// not work, the best first: the one that was announced last and no other, so that one
+// detector that begins with an old cache does not have all runs planned for what that
+// has; where none was announced, those that were served lately.
+func (m *Models) before(ctx context.Context, name, broken string) []repository.Fetched {
+	digest := ""
+	if m.announced != nil {
+		var err error
+		if digest, err = m.announced(ctx, name); err != nil {
+			m.log.Warn("which version of the model was announced last cannot be read", slog.String("model", name), slog.Any("error", err))
+			return nil
+		}
+	}
+	switch digest {
+	case "":
+		all := slices.DeleteFunc(m.lately(ctx, name, broken), func(f repository.Fetched) bool { return f.Digest == broken })
+		return all[:min(len(all), fallBacks)]
+	case broken:
+		return nil
+	}
+	f, err := m.archive.find(name, digest)
+	if err != nil {
+		if f, err = m.fromShared(ctx, name, digest); err != nil {
+			return nil
+		}
+		f, _ = m.keep(f) // an error is logged, and the file is still there
+	}
+	return []repository.Fetched{f}
+}
+
+const (
+	// fallBacks is how many versions are tried for one that works, and
+	// retryingFallBack the pause until they are again.
+	fallBacks        = 3
+	retryingFallBack = 30 * time.Second
+)
 
 func (m *Models) noted(s *served, seen string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.seen, s.tried, s.pause, s.failure = seen, "", 0, nil
+	s.seen, s.tried, s.pause, s.failure, s.fallen = seen, "", 0, nil, false
 }
 
 // putOff has what does not work left alone for longer each time: a try hashes, fetches

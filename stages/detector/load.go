@@ -120,6 +120,16 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 	if ctx.Err() != nil {
 		return nil, why
 	}
+	if l.config.CacheDir != "" {
+		dir := preparedDir(l.config.CacheDir, l.manifest.SHA256)
+		if f, ok := trusted(dir, l.manifest.SHA256); ok { // it was not measured, and is better than what was shipped
+			threads := l.threads(f)
+			if s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads); err == nil {
+				l.log.Info("model loaded, its threads not measured", slog.String("graph", dir), slog.Int("threads", threads), slog.Any("error", why))
+				return s, nil
+			}
+		}
+	}
 	threads := l.threads(facts{})
 	s, _, err := l.try(ctx, l.weights, nil, threads)
 	if err != nil {

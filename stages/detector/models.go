@@ -27,6 +27,7 @@ type Models struct {
 	archive    archive
 	shared     *repository.Versions // nil where there is no store for them
 	denied     sync.Once            // when that refuses first
+	announced  func(ctx context.Context, model string) (digest string, err error)
 	room       *room
 	options    []Option
 	runs       chan struct{} // shared by all
@@ -49,19 +50,21 @@ type Models struct {
 
 // served is what is known of one model. Its fields are guarded by Models.mu.
 type served struct {
-	why      error              // why no version of it is served; nil for one that is
-	current  *version           // that runs are to be planned for; nil where none is served yet
-	said     *manifest.Manifest // as it was last told
-	seen     string             // what the repository's listing had when it was taken up
-	failure  error              // why what it has now is not served; nil where it is
-	tried    string             // what it had when that did not work
-	again    time.Time          // when that is to be tried again
-	pause    time.Duration      // between the last try and the next
-	versions map[string]*version
-	unknown  map[string]asking  // digests that were looked for in vain
-	sought   map[string]bool    // digests that could not be looked for lately
-	asking   chan struct{}      // of one: sending is the right to look for a digest
-	broken   map[*version]error // versions that could not be loaded lately
+	why       error              // why no version of it is served; nil for one that is
+	current   *version           // that runs are to be planned for; nil where none is served yet
+	said      *manifest.Manifest // as it was last told
+	seen      string             // what the repository's listing had when it was taken up
+	failure   error              // why what it has now is not served; nil where it is
+	tried     string             // what it had when that did not work
+	again     time.Time          // when that is to be tried again
+	pause     time.Duration      // between the last try and the next
+	fallen    bool               // current is the version before what the repository has
+	fallAgain time.Time          // when that is to be looked for again; of Follow alone
+	versions  map[string]*version
+	unknown   map[string]asking  // digests that were looked for in vain
+	sought    map[string]bool    // digests that could not be looked for lately
+	asking    chan struct{}      // of one: sending is the right to look for a digest
+	broken    map[*version]error // versions that could not be loaded lately
 }
 
 // OpenModels makes what a process serves. Nothing is loaded yet: an error is one
@@ -85,6 +88,13 @@ func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.
 		m.serve(name)
 	}
 	return m, nil
+}
+
+// Heed has a process that begins with what does not work serve the version that was
+// announced last. announced gives its digest, or "" where the model never was. It is to
+// be called before Follow.
+func (m *Models) Heed(announced func(ctx context.Context, model string) (digest string, err error)) {
+	m.announced = announced
 }
 
 // serve notes that a model is to be served.

@@ -16,6 +16,7 @@ import (
 	"leafcutter/pkg/fault"
 	"leafcutter/pkg/objectstore"
 	"leafcutter/schemas"
+	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/session"
 )
 
@@ -80,6 +81,12 @@ type models struct {
 
 func openModels(t *testing.T, c Config) *models {
 	t.Helper()
+	return openHeeding(t, c, nil)
+}
+
+// openHeeding opens models whose last announcements are known.
+func openHeeding(t *testing.T, c Config, announced func(context.Context, string) (string, error)) *models {
+	t.Helper()
 	log := &bytes.Buffer{}
 	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
@@ -90,6 +97,7 @@ func openModels(t *testing.T, c Config) *models {
 			t.Error(err)
 		}
 	})
+	m.Heed(announced)
 	all := &models{Models: m, log: log}
 	all.look(t)
 	return all
@@ -275,22 +283,77 @@ func TestBrokenChange(t *testing.T) {
 // A process that begins after a change to what does not work serves the version
 // before, from the cache, until the change is mended.
 func TestBeginsWithABrokenChange(t *testing.T) {
-	c := families(t, "yolo")
-	first := openModels(t, c).digest("yolo")
 	for name, change := range brokenChanges {
-		give(t, c.ModelsDir, "yolo", change)
-		m := openModels(t, c)
-		if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first {
-			t.Fatalf("%s: ready %v, told %+v; %s", name, err, m.told, m.log)
+		t.Run(name, func(t *testing.T) {
+			c := families(t, "yolo")
+			first := openModels(t, c).digest("yolo")
+			give(t, c.ModelsDir, "yolo", change)
+			m := openModels(t, c)
+			if err := m.Ready(); err != nil || len(m.told) != 1 || m.told[0].Digest != first || m.settled() {
+				t.Fatalf("ready %v, told %+v; %s", err, m.told, m.log)
+			}
+			if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
+				t.Errorf("%d boxes, %v", len(boxes), err)
+			}
+			m.log.Reset()
+			if m.look(t); m.log.Len() != 0 {
+				t.Errorf("said again: %s", m.log)
+			}
+			give(t, c.ModelsDir, "yolo", floor(0.95))
+			if m.look(t); len(m.told) != 2 || m.digest("yolo") == first || !m.settled() {
+				t.Errorf("mended, and told %+v; %s", m.told, m.log)
+			}
+		})
+	}
+}
+
+// What others announced last is served then, wherever it is kept, and never what an
+// old cache has: runs would be planned for that.
+func TestBeginsWithABrokenChangeAndAnOldCache(t *testing.T) {
+	c := families(t, "yolo")
+	old := openModels(t, c).digest("yolo")
+	give(t, c.ModelsDir, "yolo", floor(0.95))
+	last := openModels(t, c).digest("yolo")
+	openModels(t, c).used(archivedAt(t, c, old)) // by a page that was queued for it
+	give(t, c.ModelsDir, "yolo", brokenChanges["no such field"])
+	says := func(digest string, err error) func(context.Context, string) (string, error) {
+		return func(context.Context, string) (string, error) { return digest, err }
+	}
+	if m := openHeeding(t, c, says(last, nil)); m.Ready() != nil || m.digest("yolo") != last {
+		t.Errorf("ready %v; %s", m.Ready(), m.log)
+	}
+	for name, announced := range map[string]func(context.Context, string) (string, error){
+		"kept nowhere":  says(strings.Repeat("0", 64), nil),
+		"Kafka is away": says("", errors.New("no broker")),
+	} {
+		if m := openHeeding(t, c, announced); m.Ready() == nil || len(m.told) != 0 {
+			t.Errorf("%s: told %+v", name, m.told)
 		}
-		if boxes, err := m.detected(t, "yolo", first); err != nil || len(boxes) == 0 {
-			t.Errorf("%s: %d boxes, %v", name, len(boxes), err)
+	}
+}
+
+// archivedAt is a version as the cache has it.
+func archivedAt(t *testing.T, c Config, digest string) repository.Fetched {
+	t.Helper()
+	f, err := newArchive(c.CacheDir).find("yolo", digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A change that was taken back is as new as at first when it comes again.
+func TestBrokenChangeComesAgain(t *testing.T) {
+	c := families(t, "yolo")
+	m := openModels(t, c)
+	for range 2 {
+		m.log.Reset()
+		give(t, c.ModelsDir, "yolo", brokenChanges["other weights"])
+		if m.look(t); !strings.Contains(m.log.String(), "cannot be taken up") {
+			t.Errorf("log %s", m.log)
 		}
-		m.look(t)
 		give(t, c.ModelsDir, "yolo", nil)
-		if m.look(t); m.digest("yolo") != first || m.Ready() != nil {
-			t.Errorf("%s: mended, and told %+v", name, m.told)
-		}
+		m.look(t)
 	}
 }
 

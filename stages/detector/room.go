@@ -171,7 +171,7 @@ func (r *room) loadAlone(v *version) (d *Detector, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.log.Error("loading a model panicked", slog.String("model", v.Manifest.Name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
-			err = fmt.Errorf("panic: %v", p)
+			err = fmt.Errorf("%w: panic: %v", ErrModelInvalid, p)
 		}
 	}()
 	return r.load(r.open, v)

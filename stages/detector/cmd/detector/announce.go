@@ -49,6 +49,27 @@ func (a *announcer) say(m schemas.ModelAnnounced) {
 	}
 }
 
+// last is the digest that was announced last of a model, by anybody; "" where none was.
+func (a *announcer) last(ctx context.Context, model string) (digest string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	read := false
+	err = kafka.Tail(ctx, a.kafka, schemas.TopicModels, func(key string, value []byte) {
+		if key != model {
+			return
+		}
+		m, _ := schemas.Unmarshal[schemas.ModelAnnounced](value) // of what cannot be read no digest is known
+		digest = m.Digest
+	}, func() {
+		read = true
+		cancel()
+	})
+	if err == nil && !read {
+		err = fmt.Errorf("topic %s was not read to its end within 30 seconds", a.topic)
+	}
+	return digest, err
+}
+
 // ready is nil while there is nothing left to say.
 func (a *announcer) ready() error {
 	a.mu.Lock()

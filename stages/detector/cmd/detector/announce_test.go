@@ -49,3 +49,32 @@ func TestAnnouncedOnceItsTopicsExist(t *testing.T) {
 		t.Errorf("not announced: %v; %s", a.ready(), &log)
 	}
 }
+
+// What anybody announced last of a model is known, and that nobody did.
+func TestLastAnnounced(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, schemas.TopicModels, "pages.m", "pages.m.bulk", "pages.other", "pages.other.bulk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	a, err := newAnnouncer(&program.Program{Logger: slog.New(slog.DiscardHandler)}, kafka.Config{Brokers: cluster.ListenAddrs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.producer.Close)
+	if digest, err := a.last(t.Context(), "m"); digest != "" || err != nil {
+		t.Errorf("%q, %v of a model that nobody announced", digest, err)
+	}
+	for _, m := range []schemas.ModelAnnounced{{Model: "m", Digest: "1"}, {Model: "m", Digest: "2"}, {Model: "other", Digest: "3"}} {
+		if a.say(m); !a.sayAll(t.Context()) {
+			t.Fatal(a.ready())
+		}
+	}
+	if digest, err := a.last(t.Context(), "m"); digest != "2" || err != nil {
+		t.Errorf("%q, %v", digest, err)
+	}
+	cluster.Close()
+	if digest, err := a.last(t.Context(), "m"); err == nil {
+		t.Errorf("%q without Kafka", digest)
+	}
+}

@@ -80,6 +80,7 @@ func run(ctx context.Context, p *program.Program, cfg config) error {
 		return errors.Join(err, models.Close())
 	}
 	defer says.producer.Close()
+	models.Heed(says.last)
 
 	asked := controls.New(p.Logger)
 	p.Health.Register("model", models.Ready)
