@@ -40,7 +40,7 @@ func (m *Models) Follow(ctx context.Context, tell func(schemas.ModelAnnounced)) 
 	tended.Go(func() { m.tend(ctx) })
 	for {
 		pause := cmp.Or(m.config.Refresh, unused)
-		if !m.settled() {
+		if m.Ready() != nil || m.config.Refresh == 0 && !m.settled() {
 			pause = min(pause, retrying)
 		}
 		select {
@@ -126,15 +126,22 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 	m.mu.Lock()
 	changed, first := s.seen != now || s.fallen, s.current == nil
 	withdrawn := !changed && !first && s.failure != nil
-	early := s.tried == now && time.Now().Before(s.again)
+	early, failure := s.tried == now && time.Now().Before(s.again), s.failure
 	m.mu.Unlock()
-	if withdrawn { // what failed may come again, mended
+	switch {
+	case withdrawn: // what failed may come again, mended
 		m.noted(s, now)
-	}
-	if !changed && !first || early {
 		return
-	}
-	if now == "" && !first {
+	case !changed && !first:
+		return
+	case early:
+		if first {
+			m.fallBack(ctx, s, name, failure, tell)
+		}
+		return
+	case now == "" && s.fallen:
+		return // it may be on its way
+	case now == "" && !first:
 		m.log.Warn("a model that is served is no longer in the repository; it is served on", slog.String("model", name))
 		m.noted(s, now)
 		return
@@ -151,11 +158,8 @@ func (m *Models) lookAt(ctx context.Context, name, now string, tell func(schemas
 		return
 	}
 	m.failed(s, name, err)
-	if first && now != "" && aboutModel(err) && !time.Now().Before(s.fallAgain) {
-		if a := m.fallBack(ctx, s, name, err); a != nil {
-			tell(*a)
-		}
-		s.fallAgain = time.Now().Add(retryingFallBack)
+	if first && now != "" {
+		m.fallBack(ctx, s, name, err, tell)
 	}
 	if errors.Is(err, errNotLoaded) || errors.Is(err, ErrModelInvalid) || errors.Is(err, ErrModelDigest) {
 		m.putOff(s, now, err)
@@ -180,18 +184,21 @@ func (m *Models) failed(s *served, name string, why error) {
 }
 
 // fallBack serves what was served before the version that lies in the repository
-// and does not work: a process that begins after a bad change does what those do
-// that had the version before. What is returned is to be told; nil where there is
-// none that works.
-func (m *Models) fallBack(ctx context.Context, s *served, name string, why error) *schemas.ModelAnnounced {
+// and does not work, if that is its own fault, and tells it: a process that begins
+// after a bad change does what those do that had the version before.
+func (m *Models) fallBack(ctx context.Context, s *served, name string, why error, tell func(schemas.ModelAnnounced)) {
+	if !aboutModel(why) || time.Now().Before(s.fallAgain) {
+		return
+	}
 	broken := ""
 	if errors.Is(why, errNotLoaded) { // else the same may lie elsewhere, whole
 		_, broken, _ = m.repository.Manifest(ctx, name) // with an error it is tried in vain
 	}
-	for _, f := range m.before(ctx, name, broken) {
+	all, err := m.before(ctx, name, broken)
+	for _, f := range all {
 		v := newVersion(f)
-		_, leave, err := m.room.enter(ctx, v)
-		if err != nil {
+		var leave func()
+		if _, leave, err = m.room.enter(ctx, v); err != nil {
 			m.forgo(v, err)
 			continue
 		}
@@ -200,40 +207,43 @@ func (m *Models) fallBack(ctx context.Context, s *served, name string, why error
 		s.why, s.current, s.said, s.versions[f.Digest], s.fallen = nil, v, &f.Manifest, v, true
 		m.mu.Unlock()
 		m.log.Warn("the version before is served", slog.String("model", name), slog.String("digest", f.Digest))
-		a := announcement(f.Manifest, f.Digest, time.Now())
-		return &a
+		tell(announcement(f.Manifest, f.Digest, time.Now()))
+		return
 	}
-	return nil
+	if ctx.Err() == nil && news(s.unfallen, err) {
+		m.log.Warn("no version before can be served, looking again soon", slog.String("model", name), slog.Any("error", err))
+	}
+	s.fallAgain, s.unfallen = time.Now().Add(retryingFallBack), err
 }
 
 // before are the versions of a model that may be served in the place of one that does
 // not work, the best first: the one that was announced last and no other, so that one
 // detector that begins with an old cache does not have all runs planned for what that
 // has; where none was announced, those that were served lately.
-func (m *Models) before(ctx context.Context, name, broken string) []repository.Fetched {
-	digest := ""
+func (m *Models) before(ctx context.Context, name, broken string) ([]repository.Fetched, error) {
+	var last schemas.ModelAnnounced
 	if m.announced != nil {
 		var err error
-		if digest, err = m.announced(ctx, name); err != nil {
-			m.log.Warn("which version of the model was announced last cannot be read", slog.String("model", name), slog.Any("error", err))
-			return nil
+		if last, err = m.announced(ctx, name); err != nil {
+			return nil, fmt.Errorf("read what was announced last: %w", err)
 		}
 	}
-	switch digest {
+	switch last.Digest {
 	case "":
 		all := slices.DeleteFunc(m.lately(ctx, name, broken), func(f repository.Fetched) bool { return f.Digest == broken })
-		return all[:min(len(all), fallBacks)]
+		return all[:min(len(all), fallBacks)], nil
 	case broken:
-		return nil
+		return nil, nil
 	}
-	f, err := m.archive.find(name, digest)
+	f, err := m.archive.find(name, last.Digest)
 	if err != nil {
-		if f, err = m.fromShared(ctx, name, digest); err != nil {
-			return nil
+		if f, err = m.fromShared(ctx, name, last.Digest); err != nil {
+			return nil, err
 		}
 		f, _ = m.keep(f) // an error is logged, and the file is still there
 	}
-	return []repository.Fetched{f}
+	f.Manifest.Version, f.Manifest.Thresholds = last.Version, last.Thresholds // of which the digest says nothing
+	return []repository.Fetched{f}, nil
 }
 
 const (

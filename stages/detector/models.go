@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"leafcutter/pkg/objectstore"
+	"leafcutter/schemas"
 	"leafcutter/stages/detector/internal/manifest"
 	"leafcutter/stages/detector/internal/repository"
 	"leafcutter/stages/detector/internal/session"
@@ -27,7 +28,7 @@ type Models struct {
 	archive    archive
 	shared     *repository.Versions // nil where there is no store for them
 	denied     sync.Once            // when that refuses first
-	announced  func(ctx context.Context, model string) (digest string, err error)
+	announced  func(ctx context.Context, model string) (schemas.ModelAnnounced, error)
 	room       *room
 	options    []Option
 	runs       chan struct{} // shared by all
@@ -48,7 +49,8 @@ type Models struct {
 	copies  map[string]*copied // in the store that all have, by model/digest; of those that were of use here
 }
 
-// served is what is known of one model. Its fields are guarded by Models.mu.
+// served is what is known of one model. Its fields are guarded by Models.mu, but for
+// fallAgain and unfallen, which are of Follow alone.
 type served struct {
 	why       error              // why no version of it is served; nil for one that is
 	current   *version           // that runs are to be planned for; nil where none is served yet
@@ -59,7 +61,8 @@ type served struct {
 	again     time.Time          // when that is to be tried again
 	pause     time.Duration      // between the last try and the next
 	fallen    bool               // current is the version before what the repository has
-	fallAgain time.Time          // when that is to be looked for again; of Follow alone
+	fallAgain time.Time          // when that is to be looked for again
+	unfallen  error              // why it was not found
 	versions  map[string]*version
 	unknown   map[string]asking  // digests that were looked for in vain
 	sought    map[string]bool    // digests that could not be looked for lately
@@ -91,9 +94,9 @@ func OpenModels(ctx context.Context, c Config, s3 objectstore.Config, log *slog.
 }
 
 // Heed has a process that begins with what does not work serve the version that was
-// announced last. announced gives its digest, or "" where the model never was. It is to
-// be called before Follow.
-func (m *Models) Heed(announced func(ctx context.Context, model string) (digest string, err error)) {
+// announced last. announced gives that announcement, or none where the model never was.
+// It is to be called before Follow.
+func (m *Models) Heed(announced func(ctx context.Context, model string) (schemas.ModelAnnounced, error)) {
 	m.announced = announced
 }
 

@@ -85,7 +85,7 @@ func openModels(t *testing.T, c Config) *models {
 }
 
 // openHeeding opens models whose last announcements are known.
-func openHeeding(t *testing.T, c Config, announced func(context.Context, string) (string, error)) *models {
+func openHeeding(t *testing.T, c Config, announced func(context.Context, string) (schemas.ModelAnnounced, error)) *models {
 	t.Helper()
 	log := &bytes.Buffer{}
 	m, err := OpenModels(t.Context(), c, objectstore.Config{}, slog.New(slog.NewTextHandler(log, nil)))
@@ -316,19 +316,25 @@ func TestBeginsWithABrokenChangeAndAnOldCache(t *testing.T) {
 	last := openModels(t, c).digest("yolo")
 	openModels(t, c).used(archivedAt(t, c, old)) // by a page that was queued for it
 	give(t, c.ModelsDir, "yolo", brokenChanges["no such field"])
-	says := func(digest string, err error) func(context.Context, string) (string, error) {
-		return func(context.Context, string) (string, error) { return digest, err }
+	said := schemas.ModelAnnounced{Digest: last, Version: "as announced"}
+	why := errors.New("no broker")
+	announced := func(context.Context, string) (schemas.ModelAnnounced, error) { return said, why }
+	m := openHeeding(t, c, announced)
+	if m.Ready() == nil || len(m.told) != 0 || !strings.Contains(m.log.String(), "no broker") {
+		t.Errorf("Kafka is away: told %+v; %s", m.told, m.log)
 	}
-	if m := openHeeding(t, c, says(last, nil)); m.Ready() != nil || m.digest("yolo") != last {
-		t.Errorf("ready %v; %s", m.Ready(), m.log)
+	m.log.Reset()
+	why = nil
+	if m.look(t); m.Ready() == nil {
+		t.Error("tried again at once")
 	}
-	for name, announced := range map[string]func(context.Context, string) (string, error){
-		"kept nowhere":  says(strings.Repeat("0", 64), nil),
-		"Kafka is away": says("", errors.New("no broker")),
-	} {
-		if m := openHeeding(t, c, announced); m.Ready() == nil || len(m.told) != 0 {
-			t.Errorf("%s: told %+v", name, m.told)
-		}
+	m.served["yolo"].fallAgain = time.Time{}
+	if m.look(t); m.Ready() != nil || m.digest("yolo") != last || len(m.told) != 1 || m.told[0].Version != said.Version {
+		t.Errorf("ready %v, told %+v; %s", m.Ready(), m.told, m.log)
+	}
+	said.Digest = strings.Repeat("0", 64)
+	if m := openHeeding(t, c, announced); m.Ready() == nil || len(m.told) != 0 {
+		t.Errorf("kept nowhere: told %+v", m.told)
 	}
 }
 

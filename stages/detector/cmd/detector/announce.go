@@ -49,8 +49,8 @@ func (a *announcer) say(m schemas.ModelAnnounced) {
 	}
 }
 
-// last is the digest that was announced last of a model, by anybody; "" where none was.
-func (a *announcer) last(ctx context.Context, model string) (digest string, err error) {
+// last is what was announced last of a model, by anybody; without a digest where nothing was.
+func (a *announcer) last(ctx context.Context, model string) (last schemas.ModelAnnounced, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	read := false
@@ -58,8 +58,10 @@ func (a *announcer) last(ctx context.Context, model string) (digest string, err 
 		if key != model {
 			return
 		}
-		m, _ := schemas.Unmarshal[schemas.ModelAnnounced](value) // of what cannot be read no digest is known
-		digest = m.Digest
+		m, err := schemas.Unmarshal[schemas.ModelAnnounced](value)
+		if err == nil || value == nil { // else it is as the planner has it: the one before
+			last = m
+		}
 	}, func() {
 		read = true
 		cancel()
@@ -67,7 +69,7 @@ func (a *announcer) last(ctx context.Context, model string) (digest string, err 
 	if err == nil && !read {
 		err = fmt.Errorf("topic %s was not read to its end within 30 seconds", a.topic)
 	}
-	return digest, err
+	return last, err
 }
 
 // ready is nil while there is nothing left to say.

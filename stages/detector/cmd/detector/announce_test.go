@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"leafcutter/pkg/kafka"
 	"leafcutter/pkg/program"
+	"leafcutter/pkg/stage"
 	"leafcutter/schemas"
 )
 
@@ -62,19 +64,24 @@ func TestLastAnnounced(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.producer.Close)
-	if digest, err := a.last(t.Context(), "m"); digest != "" || err != nil {
-		t.Errorf("%q, %v of a model that nobody announced", digest, err)
+	if last, err := a.last(t.Context(), "m"); last.Digest != "" || err != nil {
+		t.Errorf("%+v, %v of a model that nobody announced", last, err)
 	}
 	for _, m := range []schemas.ModelAnnounced{{Model: "m", Digest: "1"}, {Model: "m", Digest: "2"}, {Model: "other", Digest: "3"}} {
 		if a.say(m); !a.sayAll(t.Context()) {
 			t.Fatal(a.ready())
 		}
 	}
-	if digest, err := a.last(t.Context(), "m"); digest != "2" || err != nil {
-		t.Errorf("%q, %v", digest, err)
+	if err := a.producer.Produce(t.Context(), stage.Out{Topic: schemas.TopicModels, Key: "m", Value: []byte("{")}); err != nil {
+		t.Fatal(err)
+	}
+	if last, err := a.last(t.Context(), "m"); last.Digest != "2" || err != nil {
+		t.Errorf("%+v, %v", last, err)
 	}
 	cluster.Close()
-	if digest, err := a.last(t.Context(), "m"); err == nil {
-		t.Errorf("%q without Kafka", digest)
+	soon, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if last, err := a.last(soon, "m"); err == nil {
+		t.Errorf("%+v without Kafka", last)
 	}
 }
