@@ -104,11 +104,13 @@ func TestModelIsSwappedUnderLoad(t *testing.T) {
 			f := corpus.File{Name: fmt.Sprintf("v%d-%d.pdf", version, i), Data: corpus.Report(pages, 10*version+i)}
 			ids = append(ids, submit(ctx, t, p, f, client.Options{Models: []string{"yolo"}}))
 		}
-		first := ids[len(ids)-documents]
-		eventually(ctx, t, "the first pages are done", func() (bool, error) {
-			d, err := p.Client.Get(ctx, first)
-			return err == nil && d.PagesDone > 0, err
-		})
+		// Now, and not when the first page is done: where others take the processors its row may come when all are.
+		for _, id := range ids[len(ids)-documents:] {
+			eventually(ctx, t, "its run is planned", func() (bool, error) {
+				d, err := p.Client.Get(ctx, id)
+				return err == nil && len(d.Runs) == 1, err
+			})
+		}
 	}
 	byVersion := map[int]int{}
 	for _, id := range ids {
