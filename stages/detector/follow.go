@@ -240,7 +240,6 @@ func (m *Models) before(ctx context.Context, name, broken string) ([]repository.
 		if f, err = m.fromShared(ctx, name, last.Digest); err != nil {
 			return nil, err
 		}
-		f, _ = m.keep(f) // an error is logged, and the file is still there
 	}
 	f.Manifest.Version, f.Manifest.Thresholds = last.Version, last.Thresholds // of which the digest says nothing
 	return []repository.Fetched{f}, nil

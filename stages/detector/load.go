@@ -87,14 +87,9 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 	if l.config.CacheDir != "" {
 		dir := preparedDir(l.config.CacheDir, source)
 		if f, ok := l.prepared(dir); ok {
-			threads := l.threads(f)
-			s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads)
-			if err == nil {
-				l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", threads))
-				return s, nil
-			}
-			if ctx.Err() != nil {
-				return nil, err
+			s, err := l.open(ctx, dir, f)
+			if err == nil || ctx.Err() != nil {
+				return s, err
 			}
 			l.log.Warn("prepared model not usable, preparing it anew", slog.Any("error", err))
 			// Else it would be taken for as good as the new one. Another process may have
@@ -105,6 +100,16 @@ func (l *loader) load(ctx context.Context) (*session.Session, error) {
 		}
 	}
 	return l.prepare(ctx)
+}
+
+// open opens a prepared model.
+func (l *loader) open(ctx context.Context, dir string, f facts) (*session.Session, error) {
+	threads := l.threads(f)
+	s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads)
+	if err == nil {
+		l.log.Info("model loaded", slog.String("graph", dir), slog.Int("threads", threads))
+	}
+	return s, err
 }
 
 // prepare makes the fastest and smallest form of a model and opens it. Whatever
@@ -123,9 +128,8 @@ func (l *loader) prepare(ctx context.Context) (*session.Session, error) {
 	if l.config.CacheDir != "" {
 		dir := preparedDir(l.config.CacheDir, l.manifest.SHA256)
 		if f, ok := trusted(dir, l.manifest.SHA256); ok { // it was not measured, and is better than what was shipped
-			threads := l.threads(f)
-			if s, _, err := l.try(ctx, filepath.Join(dir, preparedGraph), &f, threads); err == nil {
-				l.log.Info("model loaded, its threads not measured", slog.String("graph", dir), slog.Int("threads", threads), slog.Any("error", why))
+			if s, err := l.open(ctx, dir, f); err == nil {
+				l.log.Warn("threads not measured", slog.Any("error", why))
 				return s, nil
 			}
 		}

@@ -65,8 +65,6 @@ func (m *Models) find(ctx context.Context, name, digest string) (*version, error
 		if f, err = m.another(ctx, s, name, digest); err != nil {
 			return nil, err
 		}
-		// The next version may be in its place before this one is taken up.
-		f, _ = m.keep(f) // an error is logged, and the file is still there
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,6 +122,8 @@ func (m *Models) fromRepository(ctx context.Context, name, digest string) (f rep
 	if f, err = m.repository.Fetch(ctx, name); err != nil {
 		return f, "", err
 	}
+	// The next version may be in its place before this one is taken up.
+	f, _ = m.keep(f)        // an error is logged, and the file is still there
 	return f, f.Digest, nil // it may have been replaced meanwhile
 }
 

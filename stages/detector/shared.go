@@ -161,11 +161,7 @@ func (m *Models) elsewhere(ctx context.Context, v *version) (repository.Fetched,
 	if err == nil && f.Weights != v.Weights {
 		return f, nil
 	}
-	if f, err = m.fromShared(ctx, v.Manifest.Name, v.Digest); err != nil {
-		return f, err
-	}
-	f, _ = m.keep(f) // an error is logged, and the file is still there
-	return f, nil
+	return m.fromShared(ctx, v.Manifest.Name, v.Digest)
 }
 
 // lately are versions of a model that were served, the last one first: of this cache,
@@ -181,14 +177,14 @@ func (m *Models) lately(ctx context.Context, name, broken string) (all []reposit
 	}
 	for _, digest := range digests[:min(len(digests), fallBacks)] {
 		if f, err := m.fromShared(ctx, name, digest); err == nil {
-			f, _ = m.keep(f) // an error is logged, and the file is still there
 			all = append(all, f)
 		}
 	}
 	return all
 }
 
-// fromShared gives a version that the store has, or an error that is aboutModel.
+// fromShared gives a version that the store has, kept here from now on, or an error
+// that is aboutModel where it has none.
 func (m *Models) fromShared(ctx context.Context, name, digest string) (repository.Fetched, error) {
 	if m.shared == nil {
 		return repository.Fetched{}, ErrModelAbsent
@@ -207,5 +203,6 @@ func (m *Models) fromShared(ctx context.Context, name, digest string) (repositor
 	if err != nil {
 		return f, fmt.Errorf("fetch the version from S3: %w", err)
 	}
+	f, _ = m.keep(f) // an error is logged, and the file is still there
 	return f, nil
 }
