@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/pdfcpu/pdfcpu/pkg/api"
 	"github.com/pdfcpu/pdfcpu/pkg/pdfcpu/model"
@@ -70,9 +71,23 @@ func moduleDir(dir, path string) (string, error) {
 	return found, nil
 }
 
+// noConfigDir keeps pdfcpu from making a folder in the user's home. It sets a variable of pdfcpu's that every call reads, and
+// tests call side by side.
+var noConfigDir = sync.OnceFunc(api.DisableConfigDir)
+
+// Pages is how many pages a PDF has, by another reader than the product's.
+func Pages(pdf []byte) (int, error) {
+	noConfigDir()
+	n, err := api.PageCount(bytes.NewReader(pdf), nil)
+	if err != nil {
+		return 0, fmt.Errorf("count the pages of a PDF: %w", err)
+	}
+	return n, nil
+}
+
 // Encrypted is a PDF that needs a password to be opened, by AES with 256 bits.
 func Encrypted(pdf []byte) ([]byte, error) {
-	api.DisableConfigDir() // it would be made in the user's home
+	noConfigDir()
 	var b bytes.Buffer
 	if err := api.Encrypt(bytes.NewReader(pdf), &b, model.NewAESConfiguration("a password", "another", 256)); err != nil {
 		return nil, fmt.Errorf("encrypt a PDF: %w", err)
